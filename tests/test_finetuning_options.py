@@ -70,7 +70,7 @@ def _log(run: Path) -> list[str]:
         ({"lora": 2, "init": "x", "sharding": "blocks"}, "sharded"),
         ({"only_fold": 2}, "of no folds"),
         ({"folds": 3, "only_fold": 4}, "of 3 folds"),
-        ({"groups": "("}, "is no pattern"),
+        ({"groups": "("}, "is not a regular expression"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

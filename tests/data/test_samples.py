@@ -95,7 +95,7 @@ def test_junk_in_shards_is_counted(tmp_path: Path) -> None:
         ("system file", ".db"): 1, ("not an image", ".txt"): 1, ("not an image", ".bin"): 1,
         ("HEIC is not decoded: convert it to JPEG or PNG", ".heic"): 1,
         ("a label without an image", ".cls"): 1, ("a label without an image", ".json"): 1,
-        ("not an image: its name goes on behind the first dot", ".png"): 1,
+        ("not an image: its name continues after the first dot", ".png"): 1,
     }  # fmt: skip
     assert open_source(str(tmp_path / "0.tar")).account == source.account  # from the kept index
 

@@ -65,7 +65,7 @@ def test_numbers_are_those_of_the_classes_where_these_have_no_names(classes, kno
     """What 0 and 1 mean for the classes sick and well, say, nobody can know."""
     source = folders("10", *"3210456789")
     if not known:
-        with pytest.raises(DataError, match=r"11 of 11 labels are no classes.*'0'"):
+        with pytest.raises(DataError, match=r"11 of 11 labels are not classes.*'0'"):
             find_answers(source, classes)
         return
     answers = find_answers(source, classes)
@@ -130,9 +130,9 @@ def test_a_list_goes_by_file_name(label_map):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"x": 3}, "'x': 3 is no class"),
-        ({"x": True}, "True is no class"),
-        ({"x": ["cat", "cow"]}, "'cow' is no class"),
+        ({"x": 3}, "'x': 3 is not a class"),
+        ({"x": True}, "True is not a class"),
+        ({"x": ["cat", "cow"]}, "'cow' is not a class"),
         ({"y": 1}, "2 of 2 images are not in the label map"),
         ([[0]], "1 entries for 2 images"),
         ("cat", "no object and no list"),

@@ -73,7 +73,7 @@ def train(verb: str, args: list[str]) -> None:
         for word in unknown:
             if word in known:
                 raise ConfigError(
-                    f"the recipe {word} stands behind the options",
+                    f"the recipe {word} comes after the options",
                     remedy=f"a recipe comes first: beit {verb} {word} --data ...",
                 )
         if unknown:

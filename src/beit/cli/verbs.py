@@ -75,12 +75,12 @@ def _help() -> str:
 
 
 def _check_order(args: Sequence[str]) -> None:
-    """Raise ConfigError for an option of all verbs that stands behind the verb."""
+    """Raise ConfigError for an option of all verbs that comes after the verb."""
     for place, word in enumerate(args):
         if word in FOR_ALL:
             option = " ".join(args[place : place + 1 + FOR_ALL[word]])
             raise ConfigError(
-                f"{word} stands behind the verb",
+                f"{word} comes after the verb",
                 remedy=f"put it before: beit {option} {args[0]} ...",
             )
 

@@ -46,7 +46,7 @@ def check_pattern(option: str, pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"{option} '{pattern}' is no pattern: {error}",
+            f"{option} '{pattern}' is not a regular expression: {error}",
             remedy="write a regular expression, such as 'patient_([0-9]+)' or '([a-z]+)_'",
         ) from error
 

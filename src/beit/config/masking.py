@@ -146,8 +146,8 @@ class MaskedConfig(PretrainObjectiveConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(MaskedConfig):
-    """Masked image modeling plus a contrastive loss on class tokens: two views of an image should be
-    closer to each other than to all other images (SimCLR, arXiv:2002.05709, section 2)."""
+    """Masked image modeling plus a contrastive loss on class tokens: two views of an image are to
+    be closer to each other than to all other images (SimCLR, arXiv:2002.05709, section 2)."""
 
     contrast_weight: PositiveFloat = 1.0
     """Weight of the contrastive loss, relative to the loss of the hidden patches."""

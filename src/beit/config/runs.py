@@ -148,13 +148,13 @@ class AdaptationConfig(Config):
         super().__post_init__()
         require(
             not (self.freeze and (self.lora or self.freeze_blocks)),
-            "freeze was given, which trains nothing of the backbone, and lora or freeze_blocks, "
-            "which train some of it",
+            "freeze was given, which trains nothing of the backbone, together with lora or "
+            "freeze_blocks, which train a part of it",
             "give one of them",
         )
         require(
             self.lora_alpha is None or self.lora > 0,
-            f"lora_alpha is {self.lora_alpha}, and there is no LoRA",
+            f"lora_alpha is {self.lora_alpha}, but there is no LoRA",
             "add --lora 8, or leave --lora-alpha out",
         )
 
@@ -170,13 +170,13 @@ class AdaptationConfig(Config):
         kept = self.freeze or self.freeze_blocks > 0 or self.lora > 0
         require(
             not kept or bool(init),
-            "weights of the backbone were to be kept, and it starts from random ones",
+            "a part of the backbone is to stay as it is, but its weights are random",
             "name the model to start from with --init",
         )
         require(
             not self.lora or training.sharding == "off",
-            "LoRA was requested, and weights that are sharded",
-            "use --sharding off: of a backbone that is not trained there is no state to shard",
+            "LoRA does not work with sharded weights",
+            "use --sharding off: a frozen backbone has no optimizer state to shard",
         )
 
 

@@ -82,7 +82,7 @@ class MaskConfig(Config):
         for value in self.ignore_values:
             require(
                 _is_number(value) or self.ignore_values == ("none",),
-                f"'{value}' in ignore_values is no number",
+                f"'{value}' in ignore_values is not a number",
                 "use numbers, such as nan -1, or none alone",
             )
         require(

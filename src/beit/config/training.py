@@ -118,8 +118,8 @@ class TrainingConfig(Config):
         )
         require(
             self.patience is None or self.evaluate_every > 0,
-            f"patience is {self.patience}, and nothing is evaluated before the end",
-            f"say how often: --evaluate-every {max(self.steps // 20, 1)}",
+            f"patience is {self.patience}, but nothing is evaluated before the end",
+            f"evaluate more often: --evaluate-every {max(self.steps // 20, 1)}",
         )
         require(
             len({*self.tracker}) == len(self.tracker)

@@ -271,11 +271,11 @@ def _json_lines(path: str, text: str) -> Table:
             json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"line {line} of {path} is no JSON in UTF-8: {error}", remedy=_EXAMPLE
+                f"line {line} of {path} is not JSON in UTF-8: {error}", remedy=_EXAMPLE
             ) from error
         if not isinstance(value, dict):
             raise DataError(
-                f"line {line} of {path} is no JSON object: {content[:60]}",
+                f"line {line} of {path} is not a JSON object: {content[:60]}",
                 remedy=_EXAMPLE,
             )
         objects.append((line, value))

@@ -276,7 +276,7 @@ def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
     say = logger.info if verdict.beyond else logger.warning
     say("%s", text)
     finding = Finding(f"{text[0].upper()}{text[1:]}.", not verdict.beyond)
-    return Section("baselines", "Against what", body, finding)
+    return Section("baselines", "Baselines", body, finding)
 
 
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:

@@ -222,8 +222,12 @@ def findings(history: History) -> list[Finding]:
     even = history.last("evaluate", "perplexity")
     if even is None:
         return []
-    text = f"On held-out images the codes say as much as {number(even)} evenly used codes would. "
-    return [Finding(f"{text}Look at the images below before you pre-train on these tokens.")]
+    return [
+        Finding(
+            f"On held-out images, the codes carry as much information as {number(even)} evenly used "
+            "ones. Look at the images below before you pre-train on these tokens."
+        )
+    ]
 
 
 def facts(config: TokenizerRunConfig) -> list[str]:
