@@ -224,8 +224,8 @@ def findings(history: History) -> list[Finding]:
         return []
     return [
         Finding(
-            f"On held-out images, the codes carry as much information as {number(even)} evenly used "
-            "ones. Look at the images below before you pre-train on these tokens."
+            f"On held-out images, the codes carry as much information as {number(even)} evenly "
+            "used ones. Look at the images below before you pre-train on these tokens."
         )
     ]
 
