@@ -53,7 +53,7 @@ def test_a_classifier_its_page_and_what_measures_it(
     )
     config = read_run_config(out)
     assert config.label_file == LabelFileConfig(label_column="finding")  # type: ignore[attr-defined]
-    assert "The surest answers" in (out / "report.html").read_text()
+    assert "Most confident answers" in (out / "report.html").read_text()
     trained = read_described(run.artifact).details.trained
     assert trained["label_file"]["label_column"] == "finding"
     found = beit.evaluate(str(out), data=data)

@@ -302,7 +302,7 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     return [
         *([_baselines(validation, found, amount)] if beside else []),
         measured(found, len(validation.source)),
-        Section("answers", "The surest answers", body),
+        Section("answers", "Most confident answers", body),
     ]
 
 
