@@ -63,7 +63,7 @@ def _log(run: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"freeze": True}, "it starts from random ones"),
+        ({"freeze": True}, "its weights are random"),
         ({"freeze": True, "lora": 2, "init": "x"}, "give one of them"),
         ({"lora_alpha": 2.0}, "there is no LoRA"),
         ({"freeze_blocks": 4, "init": "x"}, "the backbone has 4 blocks"),

@@ -113,7 +113,7 @@ def test_a_long_description_is_not_kept(tmp_path: Path) -> None:
 
 def test_shards_without_images_say_what_they_hold(tmp_path: Path) -> None:
     members = [(f"{number}.input.jpg", JPEG) for number in COUNT]
-    with pytest.raises(DataError, match=r"\.jpg \(8: .* behind the first dot\)") as caught:
+    with pytest.raises(DataError, match=r"\.jpg \(8: .* after the first dot\)") as caught:
         open_source(tar(tmp_path / "0.tar", members))
     assert "beit data pack" in caught.value.remedy
 

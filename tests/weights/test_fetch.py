@@ -96,7 +96,7 @@ def test_hashes_that_do_not_apply(file):
 )
 def test_nothing_there(reference, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no file or folder .* no hub id and no address"):
+    with pytest.raises(CheckpointError, match=r"no file or folder .* not a hub id or an address"):
         fetch(reference)
 
 

@@ -176,7 +176,7 @@ def test_updating_commits_to_what_is_there(hub, artifact):
         ({"repository": f"{OWNER}/absent", "update": True}, ConfigError, "the hub has no",
          "leave --update out"),
         ({"license": "mine"}, ConfigError, "license must be one of", ""),
-        ({"license": "my own"}, ConfigError, "no identifier of a licence", "e.g. mit"),
+        ({"license": "my own"}, ConfigError, "not an identifier of a licence", "e.g. mit"),
         ({"repository": "shapes"}, ConfigError, "names no repository", "owner/name"),
         ({"repository": "hf:owner/shapes@main"}, ConfigError, "names no repository", "owner/name"),
         ({"repository": "owner/shapes/file"}, ConfigError, "names no repository", "owner/name"),
