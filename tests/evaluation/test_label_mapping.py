@@ -96,7 +96,7 @@ def test_equal_counts_are_no_reason_to_match(names, classes, label_map):
     "names", [("cat", "dgo", "owl"), ("1", "2"), ("1", "2", "3", "4")], ids=str
 )
 def test_folders_that_do_not_fit_are_named(names):
-    with pytest.raises(DataError, match=r"no classes of the model: '[d1]"):
+    with pytest.raises(DataError, match=r"not classes of the model: '[d1]"):
         find_answers(folders(*names), CLASSES)
 
 
