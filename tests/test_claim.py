@@ -75,7 +75,7 @@ def test_what_comes_meanwhile_is_not_written_over(tmp_path: Path) -> None:
             place.write_text("ours")
             (tmp_path / "x").write_text("theirs")
 
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         write()
     assert (tmp_path / "x").read_text() == "theirs"
 

@@ -161,8 +161,8 @@ CASES = {
                                  ["00.png is an image", "give a model", "before the images"]),
     "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
     "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
-    "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to go on with"]),
-    "nothing to resume by itself": ("finetune --out nowhere --resume", 7, ["no run to go on with"]),
+    "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to resume"]),
+    "nothing to resume by itself": ("finetune --out nowhere --resume", 7, ["no run to resume"]),
     "other settings": ("finetune tiny --data {data} --out {fine} --resume --lr 0.5", 7,
                        ["training.lr", "0.5"]),
     "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),
@@ -335,7 +335,7 @@ def test_features_and_conversions_of_a_released_file(capsys, class_folders, tmp_
     assert "lm_head.weight" in said
     code, _, told = call(capsys, "convert", released, folder, "--to", "hf")
     assert code == 7
-    assert "nothing is written over" in told
+    assert "nothing is overwritten" in told
 
 
 def test_pre_training_with_a_released_tokenizer(capsys, class_folders, tmp_path, released):

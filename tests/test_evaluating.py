@@ -220,12 +220,12 @@ def test_of_changed_images_those_that_the_run_learned_from_are_left_out(here, mo
     (here / "copied" / sorted(learned)[0]).unlink()
     found = evaluate(run, data="../copied", workers=0)
     assert found.images == 12  # held out, or new
-    assert found.notes == ("the run learned from 29 other images here, which are left out",)
+    assert found.notes == ("the run was trained on 29 other images here, which are left out",)
     assert found.account.images == {"measured": 12}
     assert found.account.classes["measured"]["disc"] == 8
     found = evaluate(run, data="../copied", split="test", workers=0)
     assert found.images == 41
-    assert found.notes == ("the run learned from 29 of these 41 images",)
+    assert found.notes == ("the run was trained on 29 of these 41 images",)
     for number in range(6):
         (here / f"copied/disc/new-{number}.png").unlink()
     (here / "copied").rename(here / "other")
@@ -249,7 +249,7 @@ def test_images_learned_from_before_they_were_changed_are_left_out(here):
     beit.finetune("tiny", resume=True, accept_changed_data=True, **options)
     assert learned_names(folder) == before
     assert len(load_names(folder.images)) == 28
-    for model, note in ((folder.model, "the run learned from 30 other"), (folder.last, NOTE)):
+    for model, note in ((folder.model, "the run was trained on 30 other"), (folder.last, NOTE)):
         found = evaluate(str(model), data=str(here / "copied"), workers=0)
         assert found.images == 4
         assert found.notes[0].startswith(note)

@@ -253,7 +253,7 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
     write_pair(data, "", "new", seed=7, size=(40, 36))
     found = measured(str(run.folder), data)
     assert found.images == 4
-    assert found.notes[0] == "the run learned from 3 other images here, which are left out"
+    assert found.notes[0] == "the run was trained on 3 other images here, which are left out"
     assert measured(str(alone), data).notes[0] == UNKNOWN
 
 

@@ -63,14 +63,14 @@ def _log(run: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"freeze": True}, "it starts from random ones"),
+        ({"freeze": True}, "its weights are random"),
         ({"freeze": True, "lora": 2, "init": "x"}, "give one of them"),
         ({"lora_alpha": 2.0}, "there is no LoRA"),
         ({"freeze_blocks": 4, "init": "x"}, "the backbone has 4 blocks"),
         ({"lora": 2, "init": "x", "sharding": "blocks"}, "sharded"),
         ({"only_fold": 2}, "of no folds"),
         ({"folds": 3, "only_fold": 4}, "of 3 folds"),
-        ({"groups": "("}, "is no pattern"),
+        ({"groups": "("}, "is not a regular expression"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

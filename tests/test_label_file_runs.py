@@ -53,7 +53,7 @@ def test_a_classifier_its_page_and_what_measures_it(
     )
     config = read_run_config(out)
     assert config.label_file == LabelFileConfig(label_column="finding")  # type: ignore[attr-defined]
-    assert "The surest answers" in (out / "report.html").read_text()
+    assert "Most confident answers" in (out / "report.html").read_text()
     trained = read_described(run.artifact).details.trained
     assert trained["label_file"]["label_column"] == "finding"
     found = beit.evaluate(str(out), data=data)
@@ -87,7 +87,7 @@ def test_the_options_of_the_command_line(
     assert "24" in capsys.readouterr().out
     folder = ["--data", str(tmp_path / "scans"), "--out", str(tmp_path / "no"), *named, *WORDS]
     assert main(["finetune", "tiny", *folder]) == 2
-    assert "is no label file" in capsys.readouterr().err
+    assert "is not a label file" in capsys.readouterr().err
 
 
 def test_a_segmenter_has_no_label_file(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +115,7 @@ def test_pre_training_needs_no_labels(trained: Any, listed: Path, tmp_path: Path
     )  # fmt: skip
     rows = (tmp_path / "two" / "metrics.jsonl").read_text()
     assert '"neighbours"' in rows
-    with pytest.raises(ConfigError, match="is no label file"):
+    with pytest.raises(ConfigError, match="is not a label file"):
         beit.pretrain(
             "tiny", data=str(listed.parent / "scans"), label_column="finding",
             out=str(tmp_path / "three"), **options,

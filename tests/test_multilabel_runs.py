@@ -63,7 +63,7 @@ def test_labels_are_learned_and_the_best_is_published(run):
     best = max(scores, key=lambda score: (score["map"], score["step"]))
     assert details.trained["metrics"]["map"] == best["map"]
     log = (run / "log.txt").read_text()
-    assert "note: multi-label classification: the 111 images to learn from have" in log
+    assert "note: multi-label classification: the 111 training images have" in log
     assert "80 have several labels" in log
 
 

@@ -107,15 +107,15 @@ def test_stopped_in_the_tokenizer_the_same_command_with_resume_goes_on(
         beit.pretrain(out=out, resume=True)
     assert "with --data and all of its options" in no.value.remedy
     beit.pretrain("tiny", resume=True, **{**given, "quiet": False})
-    assert "was not begun yet: what precedes it goes on" in capsys.readouterr().out
+    assert "has not started yet: the run before it is resumed first" in capsys.readouterr().out
     assert read_run_config(out).tokenizer == str(tokenizer)
     assert "going on after step 1" in (tokenizer / "log.txt").read_text()
 
 
 def test_without_anything_begun_resume_is_refused(class_folders, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
         beit.pretrain(
             "tiny", data=str(class_folders), out=str(tmp_path / "run"), resume=True, **QUICK
         )
-    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
         beit.pretrain(out=tmp_path / "run", resume=True)  # which is not about its images

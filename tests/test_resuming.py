@@ -91,7 +91,7 @@ def test_a_run_is_not_made_shorter(begun, class_folders):
 
 
 def test_resuming_where_no_run_is(class_folders, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
         pretrain(class_folders, tmp_path, resume=True, steps=2)
     assert not list(tmp_path.iterdir())
 

@@ -161,11 +161,11 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
     if place.is_dir():
         if not folder:
             raise RunFolderError(
-                f"{place} exists and is a folder: nothing is written over", remedy=remedy
+                f"{place} exists and is a folder: nothing is overwritten", remedy=remedy
             )
         if not is_free(place):
             raise RunFolderError(
-                f"{place} exists and is not empty: nothing is written over", remedy=remedy
+                f"{place} exists and is not empty: nothing is overwritten", remedy=remedy
             )
         if place.is_mount():
             raise RunFolderError(
@@ -173,7 +173,7 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
                 remedy=f"name a new folder in it: {place / 'result'}",
             )
     elif os.path.lexists(place) and not (replaces and place.is_file()):
-        raise RunFolderError(f"{place} exists: nothing is written over", remedy=remedy)
+        raise RunFolderError(f"{place} exists: nothing is overwritten", remedy=remedy)
 
 
 def _no_room(error: Exception, place: Path, temporary: Path) -> str:

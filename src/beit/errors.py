@@ -116,7 +116,7 @@ def no_model_at(reference: str, names: Collection[str] = ()) -> CheckpointError:
     the `names`."""
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.8)
     return CheckpointError(
-        f"there is no file or folder '{reference}', and it is no hub id and no address either",
+        f"there is no file or folder '{reference}', and it is not a hub id or an address",
         remedy=(f"did you mean '{close[0]}'? or " if close else "")
         + "give a path that exists, hf:org/name, timm/name, https://..., or a name that "
         "`beit models` lists",

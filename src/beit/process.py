@@ -135,7 +135,7 @@ def ended_together(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
         except BrokenExecutor as error:
             raise ResourceError(
                 "one of the processes at work ended early: memory ran out, or it was stopped",
-                remedy="run it again: it goes on; with fewer processes if memory ran out",
+                remedy="run it again to continue; with fewer processes if memory ran out",
             ) from error
         except (KeyboardInterrupt, GeneratorExit):
             for process in multiprocessing.active_children():

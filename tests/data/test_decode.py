@@ -165,6 +165,13 @@ def test_lab_agrees_with_colour_management() -> None:
     assert np.percentile(np.abs(difference), 99) <= 4
 
 
+def test_uncompressed_ycbcr_is_read_or_named() -> None:
+    image = Image.fromarray(noise()).convert("YCbCr")
+    np.testing.assert_array_equal(decode(encoded(image, "TIFF")), np.asarray(image.convert("RGB")))
+    with pytest.raises(UnreadableError, match="subsampled YCbCr"):
+        decode(encoded(image, "TIFF", tiffinfo={530: (2, 2)}))
+
+
 def test_cmyk_jpeg_follows_the_formula() -> None:
     data = encoded(Image.new("CMYK", (8, 8), (51, 0, 255, 51)), "JPEG", quality=100)
     assert np.abs(decode(data)[4, 4].astype(int) - (163, 204, 0)).max() <= 3

@@ -81,7 +81,7 @@ def test_several_labels_per_image():
 @pytest.mark.parametrize(
     ("pattern", "error", "words"),
     [
-        ("(", ConfigError, "is no pattern"),
+        ("(", ConfigError, "is not a regular expression"),
         ("patient", DataError, "(--groups) finds nothing in 4 of 4 names of images: 'p0_0.png'"),
         ("p", DataError, "none of 1 group of images can be held out"),
     ],

@@ -157,7 +157,7 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="cannot be opened"):
         open_hugging_face(f"hf:{tmp_path / 'nothing'}")
-    with pytest.raises(ConfigError, match="no name of a dataset"):
+    with pytest.raises(ConfigError, match="not a name of a dataset"):
         open_hugging_face("hf:a@b@c")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ResourceError, match="`datasets` is not installed") as caught:

@@ -300,7 +300,7 @@ def test_classes_of_roboflow(tmp_path):
     assert found.train.classes == ("background", "crack")
     check_pairs(found.validation)
     (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n1, background\n2, crack\n")
-    with pytest.raises(DataError, match="no table of pixel values from 0"):
+    with pytest.raises(DataError, match="not a table of pixel values from 0"):
         opened(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Masks that lie beside images are no images to learn from, whatever they are called."""
+"""Masks that lie beside images are no training images, whatever they are called."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_splits_and_test_images_without_answers(draw: Draw) -> None:
         ("Bengal", r"finds nothing in 4 of 8 names of images: 'american_bulldog_0.jpg'"),
         ("(Siamese)?", "finds nothing in 8 of 8 names of images"),
         ("jpg", "has only one class, 'jpg'"),
-        ("^.*", "each of the 8 images to learn from in .* has a label of its own"),
+        ("^.*", "each of the 8 training images in .* has a label of its own"),
     ],
 )
 def test_patterns_that_find_no_classes(draw: Draw, pattern: str, words: str) -> None:
@@ -97,7 +97,7 @@ def test_patterns_that_find_no_classes(draw: Draw, pattern: str, words: str) -> 
 
 
 def test_patterns_that_are_none_or_beside_another_option() -> None:
-    with pytest.raises(ConfigError, match=r"label_pattern '\(' is no pattern"):
+    with pytest.raises(ConfigError, match=r"label_pattern '\(' is not a regular expression"):
         FolderConfig(label_pattern="(")
     with pytest.raises(ConfigError, match="label_pattern and class_level were given"):
         FolderConfig(label_pattern="([a-z]+)", class_level=1)

@@ -55,7 +55,7 @@ def test_the_label_to_ignore_is_ignored(tmp_path):
     [
         ({"background": 0, "whole": [1, 2]}, "are regions"),
         ({"background": 0, "tumour": 2}, r"are 0, 2"),
-        ({"background": 0.5}, "are no numbers"),
+        ({"background": 0.5}, "are not numbers"),
     ],
 )
 def test_labels_of_another_form_are_refused(tmp_path, labels, message):

@@ -159,7 +159,7 @@ def test_a_run_reads_the_same_batches(packed: ImageSource, workers: int) -> None
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("nobucket/data", r"s3://nobucket/data is no folder of shards.*bucket does not exist"),
+        ("nobucket/data", r"s3://nobucket/data is not a folder of shards.*bucket does not exist"),
         ("nobucket/0.tar", r"s3://nobucket/0\.tar cannot be read.*bucket does not exist"),
         ("nobucket/*.tar", r"nothing is there for 's3://nobucket/\*\.tar'"),
         ("bucket/x.tar", r"s3://bucket/x\.tar cannot be read"),

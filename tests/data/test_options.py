@@ -69,13 +69,13 @@ def places(tmp_path: Path) -> dict[str, str]:
     ("place", "reading", "refused"),
     [
         *(
-            (place, reading, f"{option} was given, and .* is no folder of images")
+            (place, reading, f"{option} was given, and .* is not a folder of images")
             for place in ("file", "stored", "parquet", "one")
             for reading, option in ((CLASS_LEVEL, "class_level"), (FOLD, "fold"))
         ),
-        ("file", MISSING, "accept_missing_classes was given, and .* is no folder of images"),
+        ("file", MISSING, "accept_missing_classes was given, and .* is not a folder of images"),
         *(
-            (place, LABEL_FILE, "label_column was given, and .* is no label file")
+            (place, LABEL_FILE, "label_column was given, and .* is not a label file")
             for place in ("folder", "stored", "parquet", "one")
         ),
     ],

@@ -96,7 +96,7 @@ def test_junk_in_shards_is_counted(tmp_path: Path) -> None:
         ("system file", ".db"): 1, ("not an image", ".txt"): 1, ("not an image", ".bin"): 1,
         ("HEIC is not decoded: convert it to JPEG or PNG", ".heic"): 1,
         ("a label without an image", ".cls"): 1, ("a label without an image", ".json"): 1,
-        ("not an image: its name goes on behind the first dot", ".png"): 1,
+        ("not an image: its name continues after the first dot", ".png"): 1,
     }  # fmt: skip
     assert open_source(str(tmp_path / "0.tar")).account == source.account  # from the kept index
 
@@ -114,7 +114,7 @@ def test_a_long_description_is_not_kept(tmp_path: Path) -> None:
 
 def test_shards_without_images_say_what_they_hold(tmp_path: Path) -> None:
     members = [(f"{number}.input.jpg", JPEG) for number in COUNT]
-    with pytest.raises(DataError, match=r"\.jpg \(8: .* behind the first dot\)") as caught:
+    with pytest.raises(DataError, match=r"\.jpg \(8: .* after the first dot\)") as caught:
         open_source(tar(tmp_path / "0.tar", members))
     assert "beit data pack" in caught.value.remedy
 

@@ -162,7 +162,7 @@ def test_the_table_names_labels_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name,colour\nroof,#ff0000\n", "is no table of names and colours"),
+        ("name,colour\nroof,#ff0000\n", "is not a table of names and colours"),
         ("name,r,g,b\nroof,256,0,0\n", "line 2 of .* gives 'roof' no colour"),
         ("name,r,g,b\nroof,1,0,0\nwall,1,0,0\n", "gives 'roof' and 'wall' one colour"),
         ("name,r,g,b\n", "holds no colours"),

@@ -46,13 +46,13 @@ def test_wordnet_ids_are_those_of_imagenet():
     answers = find_answers(folders("n01443537", "n01440764"), IMAGENET)
     assert answers.accepted == ((1,), (1,), (0,), (0,))
     assert IMAGENET[0].startswith("tench")
-    with pytest.raises(DataError, match="no classes of the model: 'n01443537'"):
+    with pytest.raises(DataError, match="not classes of the model: 'n01443537'"):
         find_answers(folders("n01443537"), tuple(f"class {index}" for index in range(1000)))
 
 
 def test_a_name_of_two_classes_is_not_guessed():
     crane = next(name for name in IMAGENET if IMAGENET.count(name) == 2)
-    with pytest.raises(DataError, match="no classes of the model"):
+    with pytest.raises(DataError, match="not classes of the model"):
         find_answers(folders(crane), IMAGENET)
 
 
@@ -65,7 +65,7 @@ def test_numbers_are_those_of_the_classes_where_these_have_no_names(classes, kno
     """What 0 and 1 mean for the classes sick and well, say, nobody can know."""
     source = folders("10", *"3210456789")
     if not known:
-        with pytest.raises(DataError, match=r"11 of 11 labels are no classes.*'0'"):
+        with pytest.raises(DataError, match=r"11 of 11 labels are not classes.*'0'"):
             find_answers(source, classes)
         return
     answers = find_answers(source, classes)
@@ -84,7 +84,7 @@ def test_numbers_of_imagenet_are_those_of_its_order():
 @pytest.mark.parametrize("classes", [("sick", "well"), ("class 0", "class 1")], ids=str)
 def test_equal_counts_are_no_reason_to_match(names, classes, label_map):
     """No order is assumed, and the label map that the remedy shows settles it."""
-    with pytest.raises(DataError, match="no classes of the model") as refused:
+    with pytest.raises(DataError, match="not classes of the model") as refused:
         find_answers(folders(*names), classes)
     assert f'{{"{min(names, key=natural_key)}": "CLASS"' in refused.value.remedy
     labels = label_map({name: index % 2 for index, name in enumerate(names)})
@@ -96,7 +96,7 @@ def test_equal_counts_are_no_reason_to_match(names, classes, label_map):
     "names", [("cat", "dgo", "owl"), ("1", "2"), ("1", "2", "3", "4")], ids=str
 )
 def test_folders_that_do_not_fit_are_named(names):
-    with pytest.raises(DataError, match=r"no classes of the model: '[d1]"):
+    with pytest.raises(DataError, match=r"not classes of the model: '[d1]"):
         find_answers(folders(*names), CLASSES)
 
 
@@ -130,12 +130,12 @@ def test_a_list_goes_by_file_name(label_map):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"x": 3}, "'x': 3 is no class"),
-        ({"x": True}, "True is no class"),
-        ({"x": ["cat", "cow"]}, "'cow' is no class"),
+        ({"x": 3}, "'x': 3 is not a class"),
+        ({"x": True}, "True is not a class"),
+        ({"x": ["cat", "cow"]}, "'cow' is not a class"),
         ({"y": 1}, "2 of 2 images are not in the label map"),
         ([[0]], "1 entries for 2 images"),
-        ("cat", "no object and no list"),
+        ("cat", "neither an object nor a list"),
     ],
 )
 def test_wrong_maps(label_map, content, words):

@@ -121,7 +121,7 @@ def test_who_interrupts_is_told_how_to_go_on(trained, images, tmp_path, caplog):
     stopped.output.compute = interrupt
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         write_folder(stopped)
-    assert "the same command goes on" in caplog.text
+    assert "the same command continues" in caplog.text
 
 
 def test_a_finished_folder_is_left_as_it_is(trained, images, whole):

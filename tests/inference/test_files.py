@@ -133,7 +133,7 @@ def test_another_block(trained, folder, tmp_path):
 def test_features_are_never_written_over(trained, folder, tmp_path):
     out = tmp_path / "features.npz"
     out.write_text("mine")
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         embed(trained, folder, out)
     assert out.read_text() == "mine"
 

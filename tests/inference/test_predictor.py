@@ -147,7 +147,7 @@ def test_what_is_no_image(classifier, form, problem):
 
 
 def test_no_artifact(tmp_path):
-    with pytest.raises(CheckpointError, match="is no artifact"):
+    with pytest.raises(CheckpointError, match="is not an artifact"):
         beit.load(tmp_path)
 
 

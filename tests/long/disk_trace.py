@@ -88,7 +88,7 @@ class Disk:
             if place not in self._nodes:
                 self._make(place, folder=False)
             elif flags & os.O_TRUNC:
-                assert not self._holds_bytes(place), "nothing is written over in place"
+                assert not self._holds_bytes(place), "nothing is overwritten in place"
         if place in self._nodes:
             self._open[handle] = self._nodes[place]
 

@@ -181,4 +181,4 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         right = (labels == mask)[mask != 255].mean()
         assert percent(float(right)) in one.words
     page = read(report_comparison([made[0], runs.classifier], tmp_path / "d.html"))
-    assert "share no images" in page.words
+    assert "have no images in common" in page.words

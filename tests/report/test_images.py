@@ -230,4 +230,4 @@ def test_a_foreign_recipe_is_not_imported(runs, tmp_path, read):
     run = shutil.copytree(runs.tokenizer, tmp_path / "run")
     place = run / "config.json"
     place.write_text(place.read_text().replace('"recipe": "tiny"', '"recipe": "no.such:module"'))
-    assert "The recipe is not one of this package" in read(report_run(run)).words
+    assert "The recipe is not part of this package" in read(report_run(run)).words

@@ -48,6 +48,12 @@ def test_a_chart_has_the_path_of_its_points():
     assert "<title>loss 50 at step 5</title>" in svg
 
 
+def test_fractions_end_at_one():
+    line = Line("accuracy", ((10.0, 0.976),))
+    assert frame_of([line], from_zero=False, as_fraction=True).high == 1
+    assert frame_of([line], from_zero=False).high > 1
+
+
 def test_a_chart_has_its_numbers_as_a_table():
     lines = (
         Line("loss", tuple((float(step), 2.0 * step) for step in range(1, 101))),

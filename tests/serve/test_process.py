@@ -169,7 +169,7 @@ def test_the_server_ends_when_it_cannot_be_replaced(artifact, environment):
         os.kill(running.worker, signal.SIGKILL)
         wait_for(lambda: not running.is_well())
         assert running.process.wait(250) == 4
-        assert "no hub id" in running.log()
+        assert "not a hub id" in running.log()
 
 
 def test_small_packets_are_not_held_back():

@@ -27,7 +27,7 @@ def test_keys_come_from_a_file_and_are_long_enough(tmp_path, monkeypatch, caplog
     assert read_key(limits) == SECRET
     for content in ("short", "", "a key with spaces in it"):
         place.write_text(content)
-        with pytest.raises(ConfigError, match="is no key"):
+        with pytest.raises(ConfigError, match="is not a key"):
             read_key(limits)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key(ServeConfig(key_file=str(tmp_path / "none")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -237,7 +238,7 @@ def test_reports_show_tokens_and_no_paintings(other_tokenizer, trained, tmp_path
     page = report_run(place).read_text()
     assert "Images and their tokens" in page
     assert "The tokens, a colour per code" in page
-    assert "different codes" in page
+    assert re.search(r"\d codes?\b", page)
     assert "The image from its tokens" not in page
     assert "nan" not in page
     page = report_run(run).read_text()

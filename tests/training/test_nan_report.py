@@ -89,7 +89,7 @@ def test_what_is_no_record(broken):
     for name in ("step-00000004.safetensors", "step-00000003.json"):
         if name.endswith("json"):
             (run.folder.diverged / name).write_text("{}")
-        with pytest.raises(CheckpointError, match=f"{name} is no record"):
+        with pytest.raises(CheckpointError, match=f"{name} is not a record"):
             replay(updater(masked(), run), run.loader, run.folder, run.folder.diverged / name)
 
 

@@ -55,7 +55,7 @@ def test_a_folder_with_other_things_is_left_alone(config, tmp_path):
 
 
 def test_resume_needs_a_run(config, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
         RunFolder(tmp_path / "run").open(config, resume=True)
     assert not (tmp_path / "run").exists()
 

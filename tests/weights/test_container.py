@@ -223,7 +223,7 @@ OTHERS = {
     "webp": (b"RIFF\x10\0\0\0WEBPVP8 " + bytes(100), "is an image"),
     "tiff": (b"II*\0\x08\0\0\0" + bytes(100), "is an image"),
     "bmp": (b"BM\x10\x20\0\0" + bytes(100), "is an image"),
-    "sound": (b"ID3\x04\0" + bytes(100), "is no weight file: it begins with"),
+    "sound": (b"ID3\x04\0" + bytes(100), "is not a weight file: it begins with"),
     "zip": (zipped(("readme.txt", b"hello")), "is a zip archive, but not of torch.save"),
     "empty zip": (zipped(), "is a zip archive, but not of torch.save"),
     "script": (zipped(("a/data.pkl", b""), ("a/code/a.py", b"")), "is a TorchScript archive"),
@@ -242,7 +242,7 @@ def test_other_files(tmp_path, other):
 
 def test_no_files(tmp_path, monkeypatch):
     refused(tmp_path, "is a folder")
-    refused(tmp_path / "gone", "is no file")
+    refused(tmp_path / "gone", "is not a file")
     path = save(tmp_path / "weights", weights(), "torch zip")
     monkeypatch.setattr(module, "FILE_BYTES", path.stat().st_size - 1)
     refused(path, "is larger than")
@@ -318,7 +318,7 @@ def test_far_ends_of_a_storage_again_and_again(tmp_path):
 @pytest.mark.parametrize("name", ["", "a b", "../a", ".a", "a..b", "ä", "a\n", "a" + ".a" * 32])
 def test_other_names(tmp_path, kind, name):
     path = save(tmp_path / "weights", {name: torch.ones(1)}, kind)
-    refused(path, "of the name|under what is no name")
+    refused(path, "of the name|under what is not a name")
 
 
 @pytest.mark.parametrize(

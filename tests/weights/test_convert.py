@@ -354,7 +354,7 @@ def test_unequal_tables_cannot_be_shared():
 def test_nothing_is_written_over_and_nothing_is_left_behind(tmp_path):
     ours = kept(tmp_path, MODELS["segmenter"]())
     (tmp_path / "there").write_text("mine")
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         convert(ours, tmp_path / "there", to="hf")
     assert (tmp_path / "there").read_text() == "mine"
     with pytest.raises(ConfigError, match="timm has no model for a segmenter"):

@@ -105,7 +105,7 @@ def test_going_on_after_a_cut(get, shelf):
 def test_going_on_in_a_later_run(get, shelf, tmp_path):
     shelf.moods = ["cuts", "500", "500", "500"]
     half = len(CONTENT) // 2
-    with pytest.raises(ResourceError, match=rf"500 [\s\S]*goes on after the {half} bytes"):
+    with pytest.raises(ResourceError, match=rf"500 [\s\S]*continues after the {half} bytes"):
         get()
     assert not kept(tmp_path)
     assert get().path.read_bytes() == CONTENT
@@ -252,7 +252,7 @@ def test_plain_http_is_for_this_machine_only(get, url):
 
 @pytest.mark.parametrize("url", ["https://", "https:///weights.pth", "https://[1/weights.pth"])
 def test_addresses_that_are_none(get, url):
-    with pytest.raises(CheckpointError, match="is no address"):
+    with pytest.raises(CheckpointError, match="is not an address"):
         get(url)
 
 
@@ -338,7 +338,7 @@ def test_a_damaged_record(get, content):
 
 @pytest.mark.parametrize("fragment", ["sha256=12", "md5=" + "0" * 64, "sha256=" + "0" * 64, "top"])
 def test_fragments_that_are_no_hash_or_another(get, shelf, fragment):
-    with pytest.raises(ConfigError, match="is no SHA-256, or not the one"):
+    with pytest.raises(ConfigError, match="is not a SHA-256, or not the one"):
         get(f"{shelf.file}#{fragment}")
     assert not shelf.requests
 

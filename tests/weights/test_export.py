@@ -229,7 +229,7 @@ def test_a_file_that_is_not_the_model_is_not_published(
 
 def test_what_cannot_be_exported_is_refused_early(classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "there.onnx").mkdir()
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         beit.export(classifier, tmp_path / "there.onnx")
     for options, reason in (
         ({"answer": "tokens"}, "gives no tokens"),

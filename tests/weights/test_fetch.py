@@ -80,7 +80,7 @@ def test_a_wrong_hash_of_what_is_here(file):
 
 @pytest.mark.parametrize("sha256", ["abc", "0" * 63 + "g", "0" * 65])
 def test_hashes_that_are_none(file, sha256):
-    with pytest.raises(ConfigError, match="is no SHA-256"):
+    with pytest.raises(ConfigError, match="is not a SHA-256"):
         fetch(file, sha256=sha256)
 
 
@@ -96,7 +96,7 @@ def test_hashes_that_do_not_apply(file):
 )
 def test_nothing_there(reference, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no file or folder .* no hub id and no address"):
+    with pytest.raises(CheckpointError, match=r"no file or folder .* not a hub id or an address"):
         fetch(reference)
 
 
@@ -167,9 +167,9 @@ def test_timm_is_short_for_its_place_on_the_hub(hub, tmp_path):
         ("hf:org/bare", "holds no weights"),
         ("hf:org/gated", "accept its terms"),
         ("hf:org/gated/file.bin", "accept its terms"),
-        ("hf:name", "is no hub id"),
-        ("hf:org/name/../../file", "is no hub id"),
-        ("hf:org/name@../main", "is no hub id"),
+        ("hf:name", "is not a hub id"),
+        ("hf:org/name/../../file", "is not a hub id"),
+        ("hf:org/name@../main", "is not a hub id"),
         ("timm/missing", "the hub has no hf:timm/missing"),
     ],
 )

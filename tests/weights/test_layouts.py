@@ -150,7 +150,7 @@ HEADERS = {
     "shape of texts": (headed({"a": entry(shape=("a", 10**12))}), "is damaged|by sizes"),
     "huge shape": (headed({"a": entry(shape=(2**62, 4))}), "by sizes"),
     "unknown type": (headed({"a": entry(dtype="F8_E5M2")}), "holds 'a' as 'F8_E5M2'"),
-    "metadata": (headed({"__metadata__": {"a": 1}, "a": entry()}), "metadata that are no strings"),
+    "metadata": (headed({"__metadata__": {"a": 1}, "a": entry()}), "metadata that are not strings"),
     "metadata list": (headed({"__metadata__": [], "a": entry()}), "is damaged"),
     "long header": (struct.pack("<Q", 10**6) + b"{}", "is cut: its header has 1000000 bytes"),
 }  # fmt: skip

@@ -152,7 +152,7 @@ def test_a_dry_run_sends_nothing(hub, artifact, tmp_path, monkeypatch):
     assert sorted(file.name for file in (tmp_path / "there").iterdir()) == FILES
     assert {name: (tmp_path / "there" / name).stat().st_size for name in FILES} == pushed.files
     assert beit.load(tmp_path / "there").classes == CLASSES
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         push_to_hub(artifact, NAME, dry_run=tmp_path / "there")
 
 
@@ -176,11 +176,11 @@ def test_updating_commits_to_what_is_there(hub, artifact):
         ({"repository": f"{OWNER}/absent", "update": True}, ConfigError, "the hub has no",
          "leave --update out"),
         ({"license": "mine"}, ConfigError, "license must be one of", ""),
-        ({"license": "my own"}, ConfigError, "no identifier of a licence", "e.g. mit"),
+        ({"license": "my own"}, ConfigError, "not an identifier of a licence", "e.g. mit"),
         ({"repository": "shapes"}, ConfigError, "names no repository", "owner/name"),
         ({"repository": "hf:owner/shapes@main"}, ConfigError, "names no repository", "owner/name"),
         ({"repository": "owner/shapes/file"}, ConfigError, "names no repository", "owner/name"),
-        ({"repository": "owner/-x-"}, ConfigError, "is no name on the hub", "another name"),
+        ({"repository": "owner/-x-"}, ConfigError, "is not a name on the hub", "another name"),
     ],
 )  # fmt: skip
 def test_what_the_hub_refuses(hub, artifact, options, kind, problem, remedy):
@@ -261,7 +261,7 @@ def test_a_predictor_is_pushed_and_saved_as_it_is_now(hub, artifact, tmp_path):
         assert again.artifact.details == predictor.artifact.details
         for name, value in predictor.model.state_dict().items():
             assert torch.equal(again.model.state_dict()[name], value)
-    with pytest.raises(RunFolderError, match="nothing is written over"):
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
         predictor.save_pretrained(tmp_path / "kept")
     fast = predictor.optimized()
     for publish in (fast.push_to_hub, fast.save_pretrained):

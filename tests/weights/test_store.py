@@ -105,10 +105,10 @@ def test_a_run_stands_for_its_model(trained, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no artifact[\s\S]*folder of a finished run"):
+    with pytest.raises(CheckpointError, match=r"is not an artifact[\s\S]*folder of a finished run"):
         find_artifact(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(CheckpointError, match="not finished: go on with --resume"):
+    with pytest.raises(CheckpointError, match="not finished: continue with --resume"):
         find_artifact(tmp_path)
 
 

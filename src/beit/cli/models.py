@@ -32,11 +32,10 @@ then fine-tune  beit finetune --init NAME --data LABELLED --out runs/classifier 
 def models(kind: Kind = "all", format: Literal["table", "json"] = "table") -> None:  # noqa: A002
     """List released models by the names that --init, probe, predict and beit.load take.
 
-    Nothing is downloaded here; a model that is named is, with its progress, and its hash is
-    checked.
+    Nothing is downloaded here: a model is downloaded, and its hash checked, when its name is used.
 
     Args:
-        kind: Only these.
+        kind: List only models of this kind.
         format: A table for people, or JSON.
     """
     from beit.weights.published import NAMES

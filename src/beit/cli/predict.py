@@ -17,17 +17,17 @@ PREDICT, EMBED, LIMITS = PredictConfig(), EmbedConfig(), ServeConfig()
 
 
 def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PREDICT) -> None:
-    """Name the classes of images, or of their pixels.
+    """Predict the classes of images, or of their pixels.
 
-    Printed, or with `--out` written to a folder of Parquet files, in which the same command goes on
-    where it was interrupted. Of a segmenter, label maps and overlays are written. The probabilities
-    of a multi-label model are independent, and a label counts from its threshold on.
+    Answers are printed or, with `--out`, written to a folder of Parquet files; if it was
+    interrupted, repeat the command to continue. A segmenter writes label maps and overlays. A
+    multi-label model gives independent probabilities, and the labels that reach their thresholds.
 
-    Exit code 3 if an image cannot be read; all others are answered.
+    The exit code is 3 if an image cannot be read; all others are answered.
 
     Args:
         artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
-        images: Files or folders; or else `--data`.
+        images: Image files or folders; or use `--data`.
         config: Which images, and what is answered about them.
     """
     from beit.inference import files
@@ -46,12 +46,12 @@ def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PRED
 def embed(artifact: Artifact, images: Paths = (), config: EmbedConfig = EMBED) -> None:
     """Write the features of images, or their visual tokens, to Parquet files or to one file.
 
-    One vector per image, the mean patch vector; of a tokenizer its tokens in row-major order. In a
-    folder the same command goes on where it was interrupted.
+    There is one vector per image, the mean patch vector; a tokenizer gives its tokens in row-major
+    order. If it was interrupted, repeat the command to continue in the same folder.
 
     Args:
         artifact: Folder of a run, or its `model` folder, or any released file.
-        images: Files or folders; or else `--data`.
+        images: Image files or folders; or use `--data`.
         config: Which images, and what is written of them.
     """
     from beit.inference import files
@@ -76,14 +76,14 @@ def write(job: Job) -> Written:
 
 
 def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "auto") -> None:
-    """Answer over HTTP, with a page to drop images on.
+    """Serve models over HTTP, with a page to drop images on.
 
-    Serves one artifact, or several as NAME=ARTIFACT.
+    Name one artifact, or several as NAME=ARTIFACT.
 
     Args:
         artifacts: A run, an artifact or a released file; several with names.
         limits: Address and limits.
-        device: cpu, cuda, mps, or auto: a GPU where there is one.
+        device: cpu, cuda, mps, or auto: a GPU if there is one.
     """
     with optional_library("a library for serving is not installed", "serve"):
         import fastapi  # noqa: F401

@@ -15,16 +15,16 @@ from beit.terminal import print_lines
 
 
 def report(runs: Paths, out: str = "comparison.html", image: str = "", plots: str = "") -> None:
-    """Write the page of a run again, or one that compares several.
+    """Write the report of a run again, or a page that compares several runs.
 
-    That of one run is RUN/report.html.
+    The report of one run is RUN/report.html.
 
     Args:
-        runs: Folder of a run, or of up to eight.
-        out: Of several runs, the page to write.
-        image: Of a pre-training, also write some rows of its images to this PNG file.
-        plots: Also write every curve of the run to this folder, as SVG and PNG (needs
-            matplotlib: the extra `plots`).
+        runs: Folder of a run, or up to eight of them.
+        out: Page to write if there are several runs.
+        image: For a pre-training run, also write some rows of its images to this PNG file.
+        plots: Also write every curve of the run to this folder, as SVG and PNG; needs pip install
+            "beit[plots]".
     """
     from beit.report.pretraining import write_strip
     from beit.tasks.finished import report_comparison, report_plots, report_run
@@ -49,17 +49,18 @@ class Sheet:
     """What is common to all sheets."""
 
     artifact: Artifact = tyro.MISSING
-    """A run, an artifact, or any released model that loads."""
+    """A run, an artifact or a released model."""
     data: str = tyro.MISSING
-    """Images, as for every other verb; classes are used to frame what is right."""
+    """Images, as for every other verb; if they have classes, frames show which answers are
+    right."""
     out: str = tyro.MISSING
-    """File to write, .png or .svg."""
+    """Image file to write, .png or .svg."""
     images: int
-    """At most so many are looked at, spread evenly over the data."""
+    """At most this many images are read, spread evenly over the data."""
     side: int
-    """Pixels of an image in the sheet."""
+    """Side of each image in the sheet, in pixels."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU if there is one."""
     options: AsRead = AS_READ
 
     def write(self, name: str, **options: object) -> None:
@@ -84,12 +85,12 @@ def neighbours(
     queries: int = 6,
     neighbours: int = 8,
 ) -> None:
-    """Images, each with those that the model finds most like it.
+    """Show images, each with those that are most similar to the model.
 
     Args:
-        block: Block whose patch vectors are compared, 0 is the first; the last one by default.
-        queries: Rows of the sheet.
-        neighbours: Neighbours in a row.
+        block: Block whose patch vectors are compared, counted from 0; the last one by default.
+        queries: Number of rows.
+        neighbours: Neighbours per row.
     """
     sheet.write("neighbours", block=block, queries=queries, neighbours=neighbours)
 
@@ -98,10 +99,10 @@ def components(
     sheet: Sheet = Sheet(images=6, side=160),
     block: int | None = None,
 ) -> None:
-    """The first three principal components of the patch vectors, as colours.
+    """Show the first three principal components of the patch vectors as colours.
 
     Args:
-        block: Block whose patch vectors are taken, 0 is the first; the last one by default.
+        block: Block whose patch vectors are used, counted from 0; the last one by default.
     """
     sheet.write("components", block=block)
 
@@ -111,11 +112,11 @@ def attention(
     block: int | None = None,
     query: str = "centre",
 ) -> None:
-    """Where each head of a block looks.
+    """Show where each attention head of a block looks.
 
     Args:
-        block: Block, 0 is the first; the last one by default.
-        query: Who looks: centre, a patch as ROW,COLUMN, or cls, the class token.
+        block: Block, counted from 0; the last one by default.
+        query: From where: centre, a patch as ROW,COLUMN, or cls, the class token.
     """
     sheet.write("attention", block=block, query=query)
 
@@ -124,10 +125,10 @@ def codebook(
     sheet: Sheet = Sheet(images=256, side=60),
     most: int = 256,
 ) -> None:
-    """What each code of a tokenizer looks like, and how often it is used.
+    """Show what each code of a tokenizer looks like, and how often it is used.
 
     Args:
-        most: At most so many codes, the most used first.
+        most: At most this many codes, the most frequent first.
     """
     sheet.write("codebook", most=most)
 

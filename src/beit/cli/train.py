@@ -30,7 +30,7 @@ class Training(Generic[Config]):
 
     config: Config
     resume: bool = False
-    """Go on with the run in `out` instead of starting one."""
+    """Continue the run in `out` instead of starting a new one."""
     quiet: bool = False
     """Write the log, but print nothing."""
 
@@ -72,7 +72,7 @@ def train(verb: str, args: list[str]) -> None:
         for word in unknown:
             if word in known:
                 raise ConfigError(
-                    f"the recipe {word} stands behind the options",
+                    f"the recipe {word} comes after the options",
                     remedy=f"a recipe comes first: beit {verb} {word} --data ...",
                 )
         if unknown:
@@ -131,15 +131,15 @@ def compare(
     device: str = "auto",
     options: AsDivided = AS_DIVIDED,
 ) -> None:
-    """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
+    """Compare tokenizers: codes in use, perplexity, reconstruction, stability, neighbours.
 
     Args:
         tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
-        data: Images; with classes, the tokens are also measured by nearest neighbours.
+        data: Images; if they have classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
-        images: At most so many of them, spread evenly; with classes, as many of each part.
-        device: cpu, cuda, mps, or auto: a GPU where there is one.
-        options: How images are read, where they leave it open.
+        images: At most this many images, spread evenly over the data; with classes, of each split.
+        device: cpu, cuda, mps, or auto: a GPU if there is one.
+        options: How images are read, if they leave it open.
     """
     from beit.report.tokenizer import HEAD
     from beit.tasks.comparing import compare_tokenizers

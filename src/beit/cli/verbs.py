@@ -31,7 +31,7 @@ VERBS: dict[str, Verb] = {
     "data": verb_with_subcommands(
         "data",
         DATA,
-        "Look through images for faults, pack them into tar shards, or make some to try it on.",
+        "Check images for faults, pack them into tar shards, or make some to try things on.",
     ),
     "tokenizer": tokenizer,
     "pretrain": pretrain,
@@ -55,7 +55,9 @@ VERBS: dict[str, Verb] = {
     "doctor": doctor,
     "demo": verb("demo", demo),
     "study": verb_with_subcommands(
-        "study", STUDIES, "Ask whether pre-training pays: in the paper, on your own images."
+        "study",
+        STUDIES,
+        "Measure whether pre-training pays: the paper's claims, or on your own images.",
     ),
 }
 
@@ -73,12 +75,12 @@ def _help() -> str:
 
 
 def _check_order(args: Sequence[str]) -> None:
-    """Raise ConfigError for an option of all verbs that stands behind the verb."""
+    """Raise ConfigError for an option of all verbs that comes after the verb."""
     for place, word in enumerate(args):
         if word in FOR_ALL:
             option = " ".join(args[place : place + 1 + FOR_ALL[word]])
             raise ConfigError(
-                f"{word} stands behind the verb",
+                f"{word} comes after the verb",
                 remedy=f"put it before: beit {option} {args[0]} ...",
             )
 

@@ -29,29 +29,30 @@ class BulkConfig(DataConfig):
     """Which images, and how they are gone over."""
 
     data: str = ""
-    """Images as training takes them (a folder, a label file, shards, hf:NAME, Parquet), in the
-    place of images named one by one."""
+    """Images in any form that training takes (a folder, a label file, shards, hf:NAME, Parquet),
+    instead of images named one by one."""
     split: str = ""
-    """Of data with splits, the one to read; all by default."""
+    """Split to read, if the data has splits; all by default."""
     batch: PositiveInt | None = None
-    """Images at a time; by default what the memory of the device has room for."""
+    """Images at a time; by default as many as fit into the device's memory."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU if there is one."""
     precision: InferencePrecision = "fp32"
-    """Of the model: fp32 gives the same answers but for rounding; auto is bf16 where it is fast."""
+    """Number format of the model: fp32 gives the same answers up to rounding; auto is bf16 where it
+    is fast."""
     compile: bool = False
-    """Compile the model, which takes up to minutes and pays for thousands of images."""
+    """Compile the model, which takes up to minutes and pays off for thousands of images."""
     workers: Workers | None = None
-    """Processes that read images; None takes what the machine has to spare."""
+    """Processes that read images; None: as many as the machine can spare."""
     part: str = ""
-    """Which of several processes this is, such as 3/16: each takes its own images. Processes of
-    torchrun know it by themselves."""
+    """Which of several processes this is, such as 3/16: each takes its own images. Not needed under
+    torchrun."""
     part_rows: Annotated[int, Range(1, 1_000_000)] | None = None
-    """Images in a file of the folder; by default a thousandth of them, from 256 to 16,384."""
+    """Images per file in the output folder; by default a thousandth of them, from 256 to 16,384."""
     engine: Literal["local", "ray"] = "local"
-    """What runs it: this process, or the actors of a Ray cluster."""
+    """What does the work: this process, or the actors of a Ray cluster."""
     ray_address: str = ""
-    """Of a Ray cluster that runs; by default one is started on this machine."""
+    """Address of a running Ray cluster; by default one is started on this machine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,13 +95,13 @@ class EmbedConfig(BulkConfig):
     """What is written of each image."""
 
     out: str = ""
-    """A folder, for any number of images; or one file: .npz, .csv or .safetensors."""
+    """Folder to write, for any number of images; or one file: .npz, .csv or .safetensors."""
     format: Literal["parquet", "jsonl"] = "parquet"
-    """Of the files in the folder."""
+    """Format of the files in the folder."""
     block: int | None = None
-    """Block whose output is taken, 0 is the first; the last one by default."""
+    """Block whose output is written, counted from 0; the last one by default."""
     numbers: Literal["float32", "float16"] = "float32"
-    """Type of the features in Parquet."""
+    """Number type of the features in Parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +109,14 @@ class PredictConfig(BulkConfig):
     """What is answered about each image."""
 
     out: str = ""
-    """Folder for the answers to any number of images, instead of printing them; of a segmenter,
-    also for `labels/` (indexed PNG) and `overlays/`."""
+    """Folder for the answers to any number of images, instead of printing them; a segmenter also
+    writes `labels/` (indexed PNG) and `overlays/` there."""
     format: Literal["", "table", "json", "csv", "parquet", "jsonl"] = ""
-    """Printed: a table for people; JSON, one object per line; or CSV, one line per class. In the
-    folder: parquet or, which of a segmenter is the default, jsonl."""
+    """Printed: `table`, for people; `json`, one object per line; or `csv`, one line per class. In a
+    folder: `parquet`, or `jsonl`, the default for a segmenter."""
     top: PositiveInt | None = None
-    """Classes per image, by default 5; of a multi-label model all that count, and with this option
-    so many, whether they count or not."""
+    """Classes per image (default 5); for a multi-label model, this many labels, whether or not they
+    reach their thresholds (default: those that do)."""
     flip: bool = False
     """Average the probabilities of each image and its mirror image."""
 

@@ -46,7 +46,7 @@ def check_pattern(option: str, pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"{option} '{pattern}' is no pattern: {error}",
+            f"{option} '{pattern}' is not a regular expression: {error}",
             remedy="write a regular expression, such as 'patient_([0-9]+)' or '([a-z]+)_'",
         ) from error
 
@@ -56,11 +56,12 @@ class CropConfig(Config):
     """A random crop of an image, and how it is turned."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Fraction of the image's area in a crop, smallest and largest."""
+    """Smallest and largest fraction of the image's area in a random crop."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
-    """Width over height of a crop, smallest and largest."""
+    """Smallest and largest aspect ratio (width over height) of a random crop."""
     symmetry: Symmetry = "horizontal"
-    """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
+    """Random mirroring: `none`, `horizontal` (left-right), or `all` eight rotations and mirror
+    images, if images have no upright."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,9 +82,10 @@ class ViewConfig(CropConfig):
     """The random view of an image for tokenizer training and pre-training (section 2.5)."""
 
     jitter: Fraction = 0.4
-    """Strength of the random brightness, contrast and saturation; 0 switches it off."""
+    """Strength of random brightness, contrast and saturation; 0 switches it off."""
     pipeline: Pipeline = "parity"
-    """Jitter before the crop is resized, as published; or after it, on the device: fast."""
+    """`parity`: colour jitter before the crop is resized, as published; `fast`: after it, on the
+    device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +95,13 @@ class AugmentConfig(CropConfig):
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment policy in timm's notation; empty switches it off."""
     jitter: Fraction = 0.0
-    """Colour jitter, used when RandAugment is off."""
+    """Strength of colour jitter, used only if RandAugment is off."""
     erasing: Fraction = 0.25
-    """Probability that a rectangle is replaced by noise."""
+    """Probability that a random rectangle is replaced by noise."""
     mixup: NonNegativeFloat = 0.8
     """Alpha of mixup; 0 switches it off."""
     cutmix: NonNegativeFloat = 1.0
-    """Alpha of cutmix; 0 switches it off. With both, one of them is drawn per batch."""
+    """Alpha of cutmix; 0 switches it off. If both are on, one of them is drawn per batch."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
 
@@ -133,11 +135,11 @@ class BalanceConfig(Config):
     """What is done about classes of which there are few images, or few pixels."""
 
     class_weights: ClassWeights = "none"
-    """Weights of the classes in the loss: `balanced` by one over how frequent they are, so that all
-    of them count the same; `root` by the square root of that."""
+    """Weights of the classes in the loss: `balanced`: inverse to their frequency, so that all count
+    the same; `root`: the square root of that."""
     balanced_sampling: bool = False
-    """Draw the images of rare classes several times in an epoch: as often as those of the most
-    frequent class or, where an image has several classes, by the square root of that."""
+    """Draw images of rare classes several times per epoch: as often as those of the most frequent
+    class or, if images have several classes, by the square root of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +157,11 @@ class _ClassesConfig(ReadingConfig):
     """Where the classes are, in folders that leave it open."""
 
     class_level: PositiveInt | None = None
-    """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
-    them; None: recognised, and refused where two readings are plausible."""
+    """Which folders are the classes: 1 for those at the top (or directly in train/), 2 for those
+    inside them; None: detected, and refused if two readings are plausible."""
     label_pattern: str = ""
-    """Regular expression that finds the class in an image's name, as '([a-z]+)_' in cat_01.jpg: it
-    is in the first parentheses. Empty: the folders are the classes."""
+    """Regular expression that finds the class in an image's name, in its first parentheses:
+    '([a-z]+)_' in cat_01.jpg. Empty: the folders are the classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,10 +184,11 @@ class FolderConfig(_ClassesConfig):
     """The same to what divides them: training, and what compares as it does."""
 
     fold: str = ""
-    """Of data in folds, the folder of the one to hold out: the others are trained on."""
+    """Of data in fold folders, such as fold1/ and fold2/, the one to hold out; the others are
+    trained on."""
     accept_missing_classes: bool = False
-    """Go on where validation or test lack classes of training, or have images of other classes:
-    those are skipped."""
+    """Continue if validation or test lack classes of training, or have images of other classes,
+    which are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,24 +197,25 @@ class LabelFileConfig(ReadingConfig):
     no headings, by its number, counted from 1. Empty: found by the headings."""
 
     image_column: str = ""
-    """Column of a label file that names the images."""
+    """Column of a label file with the names of the images."""
     label_column: str = ""
-    """Column of a label file that holds the labels; several, separated by commas, each hold 0 or 1
-    for one class."""
+    """Column of a label file with the labels; several, separated by commas, each hold 0 or 1 for
+    one class."""
     split_column: str = ""
-    """Column of a label file that holds train, val or test; `none` reads none."""
+    """Column of a label file that says train, val or test; `none` ignores it."""
     validation_fold: str = ""
-    """Value of the split column that stands for validation, where it holds numbers of folds."""
+    """Value of the split column that means validation, if the column holds fold numbers."""
     test_fold: str = ""
-    """Value of the split column that stands for test, where it holds numbers of folds."""
+    """Value of the split column that means test, if the column holds fold numbers."""
     label_separator: LabelSeparator = "auto"
-    """What stands between several labels in one cell of a label file; `none`: a cell is one label;
+    """What separates several labels in one cell of a label file; `none`: a cell is one label;
     `auto`: decided by the heading (`tags`, `labels`) and the cells."""
     image_folder: str = ""
-    """Folder that the names in a label file count from; empty: that of the label file."""
+    """Folder that the image names in a label file are relative to; empty: that of the label
+    file."""
     join: tuple[str, ...] = ()
-    """Lists beside a label file with more columns for its images, called as the list if without a
-    heading: joined by the column that they share."""
+    """Further lists whose columns are added to those of a label file, matched by the column they
+    share; without a heading, a column is called like its list."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -271,20 +275,20 @@ class LoaderConfig(Config):
     """How images are read."""
 
     workers: Workers | None = None
-    """Processes that read images; None takes what the machine has to spare."""
+    """Processes that read images; None: as many as the machine can spare."""
     cache: bool | None = None
-    """Keep decoded images in memory; None does so when they fit in half a gigabyte."""
+    """Keep decoded images in memory; None does so if they fit in half a gigabyte."""
     cache_dir: str = ""
-    """Folder on a local disk for whole shards from object storage, which runs may share; empty: in
-    `$BEIT_HOME`."""
+    """Folder on a local disk that caches shards from object storage, which runs may share; empty:
+    in `$BEIT_HOME`."""
     cache_size: PositiveFloat | None = None
-    """Gigabytes of shards kept there; None takes half of what is free."""
+    """Most gigabytes of shards in that cache; None: half of the free space."""
     value_range: tuple[float, float] | None = None
-    """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
-    bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
+    """Values that become black and white in images of more than 8 bits, such as 0 4095 for 12 bits
+    stored in 16; None: the range that each file states, or that of its type. The model keeps it."""
     bad_limit: Fraction = 0.01
-    """Largest fraction of unreadable images before a run stops; each is named in the report.
-    A single one is always skipped, unless this is 0."""
+    """Largest fraction of unreadable images before a run stops; each is named in the report. A
+    single one is always skipped, unless this is 0."""
     worker_timeout: PositiveFloat = 300.0
     """Seconds without an image after which a loader process counts as hung."""
     worker_restarts: NonNegativeInt = 3

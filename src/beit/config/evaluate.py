@@ -23,32 +23,32 @@ from beit.config.validation import (
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifiedConfig(DataConfig):
-    """What only a classifier takes."""
+    """Options for classifiers only."""
 
     crop: Crop | None = None
     """Fraction of the side that the centre crop keeps; the model's own by default."""
     size: Sides | None = None
-    """Height and width in pixels; the model's own by default."""
+    """Height and width in pixels to which images are brought; the model's own by default."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
-    each image in the order of the file names. Any of them is right; of a multi-label model all
-    are."""
+    each image in the order of the file names. Any of an image's classes counts as right; for a
+    multi-label model, all of them apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedConfig(Config):
-    """What only a segmenter takes. What is not given is as the model carries it."""
+    """Options for segmenters only. The defaults are those stored in the model."""
 
     scales: Scales | None = None
-    """Sizes to average over; published as multi-scale: 1 1.25 1.5 1.75, with --flip."""
+    """Scales to average over; the published multi-scale setting is 1 1.25 1.5 1.75 with --flip."""
     whole: bool = False
-    """Read each image at once instead of through a window."""
+    """Segment each image at once instead of through a sliding window."""
     window: Sides | None = None
-    """Height and width of the window."""
+    """Height and width of the sliding window."""
     stride: Sides | None = None
-    """Step of the window."""
+    """Step of the sliding window."""
     short_side: Annotated[int, Range(0, 65_536)] | None = None
-    """Shorter side of the image at scale 1; 0 reads it at its own size."""
+    """Shorter side to which images are resized (at scale 1); 0 keeps their own size."""
     masks: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
@@ -78,17 +78,18 @@ class EvaluateConfig(Config):
     """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging
     Face dataset; for a segmenter, images with masks."""
     split: str = "val"
-    """The part to read, where there are parts."""
+    """Split to measure, if the data has splits."""
     flip: bool = False
-    """Average the probabilities of each image and its mirror image; a segmenter may anyhow."""
+    """Average the probabilities of each image and its mirror image, as some segmenters always
+    do."""
     batch: PositiveInt | None = None
-    """Images at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
+    """Images at a time (default 32); for a segmenter, windows at a time (default 8)."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU if there is one."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
     workers: Workers | None = None
-    """Processes that read images; None takes what the machine has to spare."""
+    """Processes that read images; None: as many as the machine can spare."""
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
         """How images are read, once and in their order, by a model that has seen this range."""
@@ -97,57 +98,58 @@ class EvaluateConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(DividedDataConfig):
-    """Measure what the frozen features of every block are worth; nothing of the model is trained.
+    """Measure how good the frozen features of every block are; the model itself is not trained.
 
     The linear probes differ from the published ones in that they see the central view only, not a
     random crop: features are computed once. Settings are chosen on validation.
     """
 
     recipe: str = ""
-    """Name of the recipe the other values come from."""
+    """Name of the recipe that provides the other values."""
     data: str = ""
-    """Class folders, also under train/, val/ and test/, or a labelled list."""
+    """Class folders, directly or under train/, val/ and test/, or a list with labels."""
     out: str = ""
     """Folder for probe.json and probe.html."""
     crop: Crop | None = None
     """Fraction of the side that the centre crop keeps; the model's own by default."""
     split: Fraction = 0.2
-    """Fraction of each class held out for validation where there is no val/."""
+    """Fraction of each class held out for validation if there is no val/."""
     groups: str = ""
-    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
-    the images of a patient, place or video are held out together or not at all."""
+    """Regular expression that finds an image's group in its name, such as 'patient_([0-9]+)':
+    images of one patient, place or video are held out together or not at all."""
     multi_label: bool = False
-    """Take the same file in several class folders, or named several times in a list, for one image
-    with several labels."""
+    """Take the same file in several class folders, or in several rows of a list, as one image with
+    several labels."""
     seed: NonNegativeInt = 0
-    """Decides the held-out fraction, the order of the images, and which few labels are used."""
+    """Seed of the held-out images, the order of the images, and the draws of few labels."""
     learning_rates: tuple[PositiveFloat, ...] = (1e-3, 4e-3, 1e-2)
-    """Learning rates of the linear and the attentive probes, all tried."""
+    """Learning rates to try for the linear and the attentive probes."""
     epochs: PositiveInt = 100
-    """Passes over the features; the learning rate falls to 0 on a cosine, epoch by epoch."""
+    """Passes over the features; the learning rate falls to 0 along a cosine, epoch by epoch."""
     batch: PositiveInt = 256
     """Images per update of a probe."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's weight decay of the probes."""
+    """AdamW's weight decay for the probes."""
     standardise: bool = True
-    """Bring every feature to mean 0 and deviation 1 on the training images."""
+    """Scale every feature to mean 0 and standard deviation 1 on the training images."""
     neighbours: tuple[PositiveInt, ...] = (1, 5, 10, 20, 50)
-    """Numbers of nearest neighbours that vote."""
+    """Numbers of nearest neighbours to try."""
     temperatures: tuple[PositiveFloat, ...] = (0.02, 0.07, 0.2)
-    """Temperatures of their votes."""
+    """Temperatures to try for weighting the votes of nearest neighbours."""
     attentive_epochs: NonNegativeInt = 20
-    """Passes of the attentive probe over the patches of the best block; 0 leaves it out."""
+    """Passes of the attentive probe over the patches of the best block; 0 skips it."""
     shots: tuple[PositiveInt, ...] = (1, 5, 10)
-    """Labels per class of the low-shot settings; those that a class is too small for are named."""
+    """Numbers of labels per class to try; those that are too large for a class are reported."""
     seeds: PositiveInt = 5
-    """Draws of the few labels."""
+    """How often the few labels are drawn."""
     baselines: bool = True
-    """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
+    """Measure trivial baselines, too (colours, a thumbnail, an untrained backbone), which any
+    features must beat."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto: a GPU where there is one; for the backbone."""
+    """Where the backbone runs: cpu, cuda, mps, or auto: a GPU if there is one."""
     memory: PositiveFloat | None = None
-    """Gigabytes that features may take; None: half of what is free. Of more, blocks are chosen on
-    a sample, and the probes of those are trained from a table on the disk of `out`."""
+    """Gigabytes that features may take; None: half of the free memory. If they need more, blocks
+    are chosen on a sample, and their probes are trained from a table on disk, in `out`."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:

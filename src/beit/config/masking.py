@@ -64,7 +64,7 @@ class BlockMasking(RatioMasking):
     smallest_block: PositiveInt = 16
     """Fewest patches in a block, on a 14 x 14 grid; scaled with the area of the grid."""
     largest_aspect: Annotated[float, Range(1, math.inf)] = 1 / 0.3
-    """Longest side over shortest side of a block."""
+    """Largest ratio of a block's longer side to its shorter one."""
 
     def block_minimum(self, grid: tuple[int, int]) -> int:
         """Fewest patches in a block on this grid."""
@@ -104,7 +104,8 @@ class PretrainObjectiveConfig(Config):
     """An objective of pre-training."""
 
     target: Target = "tokens"
-    """Visual tokens, or the normalised pixels of the patch (ablation of table 4)."""
+    """What is predicted: visual `tokens`, or the normalised `pixels` of a patch (ablation of table
+    4)."""
 
     @property
     def shows_hidden(self) -> bool:
@@ -125,9 +126,9 @@ class MaskedConfig(PretrainObjectiveConfig):
     """Masked image modeling, the objective of BEiT: predict what is hidden (section 2.4)."""
 
     predict: Predict = "masked"
-    """Which positions the loss reads: the masked ones, or all (ablation of table 4)."""
+    """Positions that the loss counts: the `masked` ones, or `all` (ablation of table 4)."""
     pixel_loss: PixelLoss = "squared"
-    """Of pixels: the squared error, or the absolute one, as SimMIM has it (arXiv:2111.09886)."""
+    """Loss of pixels: the squared error, or the absolute one, as in SimMIM (arXiv:2111.09886)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,22 +146,23 @@ class MaskedConfig(PretrainObjectiveConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(MaskedConfig):
-    """Masked image modeling, and beside it a contrast of class tokens: that of an image is to be
-    closer to that of its second view than to those of all other images (SimCLR,
-    arXiv:2002.05709, section 2)."""
+    """Masked image modeling plus a contrastive loss on class tokens: two views of an image are to
+    be closer to each other than to all other images (SimCLR, arXiv:2002.05709, section 2)."""
 
     contrast_weight: PositiveFloat = 1.0
-    """Weight of the contrast beside the loss of the hidden patches."""
+    """Weight of the contrastive loss, relative to the loss of the hidden patches."""
     temperature: PositiveFloat = 0.2
     """Divides the cosines of class tokens before the softmax (MoCo v3, arXiv:2104.02057)."""
     projection: Width = 128
-    """Length of the vectors that are compared; what maps class tokens to them is not published."""
+    """Length of the projected vectors that are compared; the projection is not saved with the
+    model."""
     second_crop: tuple[float, float] = (0.3, 1.0)
-    """Fraction of the first view's area in the second view, smallest and largest."""
+    """Smallest and largest fraction of the first view's area in the second view."""
     second_jitter: Fraction = 0.4
-    """Strength of the second view's brightness, contrast, saturation and hue (a quarter of it)."""
+    """Strength of the second view's random brightness, contrast and saturation; hue gets a quarter
+    of it."""
     kept: Fraction = 0.5
-    """Fraction of the second view's patches that the backbone is given: fewer cost less."""
+    """Fraction of the second view's patches that the backbone sees: fewer cost less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,8 +186,8 @@ class ContrastiveConfig(MaskedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VisibleConfig(PretrainObjectiveConfig):
-    """Visible-only prediction, which is not BEiT: the backbone is given the visible patches alone,
-    and a light decoder predicts the hidden ones (as in MAE, arXiv:2111.06377, section 3)."""
+    """Visible-only prediction, which is not BEiT: the backbone sees only the visible patches, and a
+    light decoder predicts the hidden ones (as in MAE, arXiv:2111.06377, section 3)."""
 
     decoder_width: Width = 256
     """Channels of the decoder."""
@@ -194,7 +196,8 @@ class VisibleConfig(PretrainObjectiveConfig):
     decoder_heads: Width = 8
     """Attention heads of the decoder."""
     normalise_patches: bool = False
-    """Of pixels: bring those of each patch to mean 0 and deviation 1, as MAE does."""
+    """Scale the pixels of each patch to mean 0 and deviation 1 before they are predicted, as in
+    MAE."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

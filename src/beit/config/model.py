@@ -65,7 +65,7 @@ class VisionTransformerConfig(Config):
     """A Vision Transformer as BEiT uses it, in every role."""
 
     size: Sides = (224, 224)
-    """Height and width in pixels that the position tables are made for."""
+    """Height and width of images in pixels, for which the position tables are made."""
     patch: Side = 16
     """Side of a patch in pixels."""
     channels: Width = 3
@@ -79,25 +79,27 @@ class VisionTransformerConfig(Config):
     hidden: Width = 3072
     """Width of the hidden layer of each MLP."""
     absolute_position: bool = False
-    """Add a learned vector per position (the plain ViT of the paper's main tables)."""
+    """Add a learned position embedding (the plain ViT of the paper's main tables)."""
     relative_position: Position = "shared"
-    """Relative position bias: none, one table for all blocks (pre-training), or one per block."""
+    """Relative position bias: `none`, one `shared` table for all blocks (pre-training), or one
+    `per-block`."""
     layer_scale: PositiveFloat | None = 0.1
-    """Initial value of the per-channel residual gains; None leaves them out. 1e-5 for large."""
+    """Initial value of layer scale, the per-channel gains of residual branches (1e-5 for large);
+    None leaves it out."""
     mask_token: bool = True
-    """Own the vector that stands for a hidden patch; off once pre-training is over."""
+    """Have the learned vector that stands for a hidden patch; off once pre-training is over."""
     drop_path: FractionBelowOne = 0.0
-    """Stochastic depth of the last block; grows linearly from 0 at the first."""
+    """Stochastic depth of the last block; it grows linearly from 0 at the first."""
     initialisation: Initialisation = "pretrain"
-    """As published, `pretrain` cuts the normal(0, 0.02) at one sigma and `finetune` does not cut
-    it; `xavier` draws as ViT and MAE do, by the width, with positions that begin as sines: small
-    backbones learn much sooner."""
+    """How weights are drawn: `pretrain` and `finetune` as published, from normal(0, 0.02), cut at
+    one sigma or not; `xavier` as in ViT and MAE, by the width and with positions that start as
+    sines: small backbones learn much sooner."""
     mean: tuple[Mean, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]."""
     std: tuple[Deviation, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""
     norm_epsilon: Annotated[float, Range(0, 1, above=True, below=True)] = 1e-6
-    """What every layer norm adds to the variance: 1e-6 in all of BEiT, 1e-12 in transformers."""
+    """Epsilon of every layer norm: 1e-6 in all of BEiT, 1e-12 in transformers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,15 +53,17 @@ class ReconstructConfig(TokenizerObjectiveConfig):
     final_temperature: PositiveFloat = 1 / 16
     """Gumbel-softmax temperature once annealed (DALL-E, appendix A.2)."""
     annealing: Fraction = 0.5
-    """Fraction of the run over which the temperature falls, on a cosine."""
+    """Fraction of the run over which the temperature falls, along a cosine."""
     kl_weight: NonNegativeFloat = 0.0
-    """Weight of the KL to the uniform code distribution, nats per token, beside the mean loss."""
+    """Weight of the KL divergence from uniform codes, in nats per token, added to the mean loss."""
     kl_warmup: Fraction = 0.1
     """Fraction of the run over which the KL weight rises."""
     balance_weight: NonNegativeFloat = 0.0
-    """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
+    """Weight of a penalty against collapse: ln K minus the entropy of the batch's mean code
+    distribution."""
     revive_every: NonNegativeInt = 100
-    """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
+    """Steps between revivals of dead codes, each of which takes over half of a busy code; 0 never
+    revives."""
     usage_decay: Fraction = 0.96
     """Decay of the running usage of each code, by which dead codes are found."""
 
@@ -72,21 +74,25 @@ class QuantiseConfig(TokenizerObjectiveConfig):
     the features of a teacher for VQ-KD and pixels for VQ."""
 
     commitment_weight: NonNegativeFloat = 1.0
-    """Weight of the mean squared distance between vectors of length 1 and their codes."""
+    """Weight of the commitment loss: the mean squared distance between unit vectors and their
+    codes."""
     revive_every: NonNegativeInt = 100
-    """Steps between revivals of dead codes, which take vectors of the batch; 0 never revives."""
+    """Steps between revivals of dead codes, which become vectors of the batch; 0 never revives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AggregationConfig(Config):
-    """Patch aggregation: predict again through the last class token (BEiT v2, section 2.3)."""
+    """Patch aggregation: a second prediction through the last class token (BEiT v2, section
+    2.3)."""
 
     early_layer: PositiveInt | None = None
-    """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
+    """Block, counted from 1, whose patches patch aggregation reads: 9 for base, 21 for large; None:
+    no patch aggregation."""
     blocks: Depth = 2
-    """Extra blocks over those patches and the class token; only pre-training uses them."""
+    """Blocks of patch aggregation, over those patches and the class token; only pre-training uses
+    them."""
     shared_head: bool = True
-    """Use the norm and the head of the main prediction, or own ones."""
+    """Share norm and head with the main prediction, instead of having separate ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,20 +110,23 @@ class HeadConfig(Config):
     """The classification head (section 2.6)."""
 
     pooling: Pooling = "mean"
-    """Average the patch vectors and normalise the mean, or normalise and take the class token."""
+    """`mean` averages the patch vectors and normalises the mean; `cls` normalises and takes the
+    class token."""
     head_scale: PositiveFloat = 0.001
     """Factor on the head's initial weights, so that training starts near uniform predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdConfig(Config):
-    """The probability from which a label of several counts, chosen for each on validation."""
+    """The probability from which a multi-label model predicts a label, chosen per label on
+    validation."""
 
     threshold_by: ThresholdRule = "f1"
-    """The best F1; or the largest threshold with at least `threshold_level` of recall, or the
-    smallest with as much precision."""
+    """How the threshold of each label is chosen on validation, if images have several labels: `f1`:
+    the best F1; `recall`: the largest with at least `threshold_level` of recall; `precision`: the
+    smallest with at least that precision."""
     threshold_level: PositiveFraction = 0.9
-    """The recall or precision that is required."""
+    """Recall or precision that `threshold_by` requires."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,26 +134,26 @@ class AdaptationConfig(Config):
     """How much of a pre-trained backbone is trained; the head always is."""
 
     freeze: bool = False
-    """Leave the backbone as it is, and train the head alone."""
+    """Freeze the backbone and train only the head."""
     freeze_blocks: NonNegativeInt = 0
-    """Leave the embedding and so many blocks, from the first on, as they are."""
+    """Freeze the embedding and this many blocks, counted from the first."""
     lora: NonNegativeInt = 0
-    """Rank of the low-rank additions (LoRA) that are trained instead of the weights of attention
-    and MLP; they are merged into the model that comes out. 0: the weights are trained."""
+    """Rank of LoRA adapters, which are trained instead of the weights of attention and MLP and
+    merged into the saved model; 0 trains the weights."""
     lora_alpha: PositiveFloat | None = None
-    """The additions are multiplied by this over their rank; None: by 2."""
+    """LoRA adapters are scaled by this value over their rank; None: by 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             not (self.freeze and (self.lora or self.freeze_blocks)),
-            "freeze was given, which trains nothing of the backbone, and lora or freeze_blocks, "
-            "which train some of it",
+            "freeze was given, which trains nothing of the backbone, together with lora or "
+            "freeze_blocks, which train a part of it",
             "give one of them",
         )
         require(
             self.lora_alpha is None or self.lora > 0,
-            f"lora_alpha is {self.lora_alpha}, and there is no LoRA",
+            f"lora_alpha is {self.lora_alpha}, but there is no LoRA",
             "add --lora 8, or leave --lora-alpha out",
         )
 
@@ -160,13 +169,13 @@ class AdaptationConfig(Config):
         kept = self.freeze or self.freeze_blocks > 0 or self.lora > 0
         require(
             not kept or bool(init),
-            "weights of the backbone were to be kept, and it starts from random ones",
+            "a part of the backbone is to stay as it is, but its weights are random",
             "name the model to start from with --init",
         )
         require(
             not self.lora or training.sharding == "off",
-            "LoRA was requested, and weights that are sharded",
-            "use --sharding off: of a backbone that is not trained there is no state to shard",
+            "LoRA does not work with sharded weights",
+            "use --sharding off: a frozen backbone has no optimizer state to shard",
         )
 
 
@@ -175,16 +184,16 @@ class RunConfig(Config):
     """What every run has."""
 
     recipe: str = ""
-    """Name of the recipe the other values come from."""
+    """Name of the recipe that provides the other values."""
     data: str = ""
-    """Images: a folder, a label file, shards, hf:NAME, Parquet; for segmentation, with masks."""
+    """Images: a folder, a label file, shards, hf:NAME or Parquet; for segmentation, with masks."""
     out: str = ""
-    """Folder of the run: made here, never overwritten."""
+    """Folder of the run: created here, never overwritten."""
     time: str = ""
-    """Choose what was not given so that all of it ends in this time on this machine: 15m, 1h, 8h.
-    The plan is printed before it starts."""
+    """Choose everything you do not set so that the run ends in about this time on this machine:
+    15m, 1h, 8h. The plan is printed before it starts."""
     accept_changed_data: bool = False
-    """Go on although images were added, removed, relabelled or resized since the last save."""
+    """Resume although images were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
 
@@ -214,18 +223,17 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
 
     tokenizer: TokenizerConfig
     teacher: str = ""
-    """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
-    timm or transformers, or any run or model of ours."""
+    """Model whose features VQ-KD reconstructs: clip, dino, timm:NAME, hf:ORG/NAME, a folder of timm
+    or transformers, or a run or model of ours."""
     teacher_views: NonNegativeInt = 0
-    """Views of each image whose features of the teacher are kept on disk; epochs go round them.
-    0 keeps none: every epoch has new views, and the teacher runs in every step."""
+    """Fixed views of each image whose teacher features are computed once and stored on disk. 0
+    stores none: every epoch has new views, and the teacher runs in every step."""
     teacher_bank: str = ""
-    """Folder for those features, which runs may share; empty: `features` in the folder of the
-    run."""
+    """Folder for the stored features, which runs may share; empty: `features` in the run folder."""
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: Fraction = 0.05
-    """Fraction of the images kept aside to measure reconstruction and code usage on."""
+    """Fraction of the images held out to measure reconstruction and code usage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,38 +260,40 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRunConfig(DividedDataConfig, RunConfig):
-    """Pre-training: masked image modeling, or another objective of hidden patches."""
+    """Pre-training: masked image modeling, or another objective on hidden patches."""
 
     tokenizer: str = ""
-    """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
-    or `module:function` for code of one's own that returns a VisualTokenizer."""
+    """Trained tokenizer: a run or its `model` folder, a released file, or `module:function` for
+    code of your own that returns a VisualTokenizer."""
     tokenizer_recipe: str = "small"
-    """Recipe of the tokenizer that is trained first where none is named: small, kmeans (seconds) or
+    """Recipe of the tokenizer that is trained first if none is named: small, kmeans (seconds) or
     tiny."""
     tokenizer_precision: Precision = "auto"
-    """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
-    fp32. In half precision a few ids in a thousand differ; the log reports how many."""
+    """Number format in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that
+    supports it, otherwise fp32. In half precision a few tokens in a thousand differ; the log
+    reports how many."""
     token_views: NonNegativeInt = 0
-    """Views of each image whose tokens are kept on disk; epochs go round them, each under new
-    masks. 0 keeps none: every epoch has new views, which are encoded anew."""
+    """Fixed views of each image whose tokens are computed once and stored on disk, each under new
+    masks in every epoch. 0 stores none: every epoch has new views, which are encoded anew."""
     token_bank: str = ""
-    """Folder for those tokens, which runs may share; empty: `tokens` in the folder of the run."""
+    """Folder for the stored tokens, which runs may share; empty: `tokens` in the run folder."""
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
     init: str = ""
-    """Start from this model (a run, an artifact or a released file) instead of random weights; the
-    prediction head is kept with the same tokenizer."""
+    """Model to start from instead of random weights: a run, an artifact or a released file; the
+    prediction head is kept if the tokenizer is the same."""
     model: VisionTransformerConfig
     masking: MaskingConfig = field(default_factory=BlockMasking)
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: PretrainObjectiveConfig = field(default_factory=MaskedConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
-    """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
+    """Class folders for the nearest-neighbour score during training; empty: `data`, if it has
+    classes."""
     knn_images: NonNegativeInt = 2000
-    """Most images per part that the online nearest-neighbour score reads; 0 switches it off."""
+    """Most images per split for the nearest-neighbour score during training; 0 switches it off."""
     evaluation_crop: Crop = 0.875
-    """Fraction of the side kept by the centre crop of the nearest-neighbour score."""
+    """Fraction of the side kept by the centre crop for the nearest-neighbour score."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -310,38 +320,40 @@ class PretrainRunConfig(DividedDataConfig, RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRunConfig(DividedDataConfig, RunConfig):
-    """Classification, from a pre-trained artifact or from scratch."""
+    """Classification, from a pre-trained model or from scratch."""
 
     init: str = ""
     """Model to start from: a run, an artifact or a released file; empty trains from scratch. The
-    head is kept for the same classes."""
+    head is kept if the classes are the same."""
     model: VisionTransformerConfig
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: Fraction = 0.2
-    """Fraction of each class kept for validation when the data has no `val` folder."""
+    """Fraction of each class held out for validation if the data has no `val` folder."""
     groups: str = ""
-    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
-    the images of a patient, place or video are held out together or not at all."""
+    """Regular expression that finds an image's group in its name, such as 'patient_([0-9]+)':
+    images of one patient, place or video are held out together or not at all."""
     folds: Folds | None = None
-    """Train so many classifiers, each on all images but another part of this number, on which it is
-    measured: one table and one page say what comes of it. None: one classifier."""
+    """Cross-validation: train this many classifiers, each measured on another part of the images,
+    with one table and one page of the results. None: one classifier."""
     only_fold: PositiveInt | None = None
-    """Train only the one of the folds that holds out this part, counted from 1."""
+    """Train only this one of the folds, counted from 1."""
     per_class: PositiveInt | None = None
     """Use only this many labelled images per class, drawn by `split_seed`."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     split_seed: NonNegativeInt = 0
-    """Decides which labelled images `per_class` and `split` draw."""
+    """Seed by which `per_class` and `split` draw labelled images."""
     multi_label: bool = False
-    """Take the same file in several class folders (linked or copied), or named several times in a
-    list, for one image with several labels. Label files with several labels need no option."""
+    """Take the same file in several class folders (linked or copied), or in several rows of a list,
+    as one image with several labels. Label files with several labels need no option."""
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     evaluation_crop: Crop | None = None
-    """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    """Fraction of the side kept by the centre crop for evaluation; None: 0.875 below 384 pixels,
+    otherwise 1."""
     baselines: bool = True
-    """Measure colours, a thumbnail and an untrained backbone for the page, which any must beat."""
+    """Measure trivial baselines for the report (colours, a thumbnail, an untrained backbone), which
+    any model must beat."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

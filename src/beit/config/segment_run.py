@@ -38,49 +38,51 @@ class MaskConfig(Config):
     """How masks are found and what their values mean. 255 is ignored, but in binary masks."""
 
     layout: Layout = "auto"
-    """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
-    inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
-    beside them, or without; or a folder with both for each image; or x_mask.png beside x.jpg;
-    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
-    SegmentationClass/ and lists in ImageSets/Segmentation/, as CVAT writes it too; `nnunet`:
-    imagesTr/, labelsTr/ and dataset.json, of images, not volumes; `coco`, `labelme`: shapes in JSON
-    files; `auto`: the one of these (but `ade20k`) that is there."""
+    """How images and masks are arranged. `folders`: images/ and masks/ (or img_dir/ and ann_dir/,
+    annotations/, labels/) with the same names inside; splits are train/ and val/ above or below
+    them, or lists (train.txt, val.txt) beside them; or a folder with both for each image; or
+    x_mask.png beside x.jpg. `ade20k`: the same with its 150 classes and label 0 ignored. `voc`:
+    JPEGImages/, SegmentationClass/ and lists in ImageSets/Segmentation/, also as CVAT writes it.
+    `nnunet`: imagesTr/, labelsTr/ and dataset.json, of images, not volumes. `coco`, `labelme`:
+    shapes in JSON files. `auto`: whichever of these is found, except `ade20k`."""
     annotations: str = ""
-    """Folder of masks or COCO file, relative to `data`, where several could be meant."""
+    """Folder of masks or COCO file, relative to `data`, if there are several."""
     class_names: str = ""
     """File with one class name per line, in the order of the labels; empty: `classes.txt` beside
-    the folders, or the layout's own classes, or one class for every label up to the largest."""
+    the folders, else the layout's own classes, else one class for every label up to the largest."""
     legend: str = ""
-    """What the colours of masks mean: a JSON file, {"#ff0000": "roof", "#000000": null}, where
-    null is ignored, CVAT's labelmap.txt, or class_dict.csv with the columns name, r, g, b, of
-    which void, unlabelled and unknown are ignored. Empty: the one of these beside the folders."""
+    """What the colours of masks mean: a JSON file such as {"#ff0000": "roof", "#000000": null},
+    where null is ignored; CVAT's labelmap.txt; or class_dict.csv with the columns name, r, g, b,
+    where void, unlabelled and unknown are ignored. Empty: whichever of these is beside the
+    folders."""
     mask_values: MaskValues = "auto"
-    """`labels`: values are labels, 255 is ignored; `binary`: 0 is background and all else the
-    object; `auto`: binary where all masks together hold 0 and 255 and nothing else."""
+    """`labels`: values are labels, and 255 is ignored; `binary`: 0 is background, everything else
+    the object; `auto`: binary if all masks together hold only 0 and 255."""
     ignore_values: tuple[str, ...] = ()
-    """Values that are ignored beside 255, such as nan, -1 or -9999; none: only 255 is. Empty: those
-    that TIFF files themselves call nodata."""
+    """Values to ignore besides 255, such as nan, -1 or -9999; `none`: only 255. Empty: those that
+    TIFF files declare as nodata."""
     reduce_zero_label: bool = False
-    """Label 0 is ignored and the others count from it: 1 is the first class."""
+    """Ignore label 0; label 1 is then the first class."""
     mask_suffix: str = ""
-    """What the names of masks have behind those of their images, such as _mask; empty: what all of
-    them have. Files without it are skipped."""
+    """What the names of masks have after those of their images, such as _mask; empty: what all of
+    them share. Files without it are skipped."""
     image_suffix: str = ""
-    """The same of images, such as _leftImg8bit."""
+    """The same for images, such as _leftImg8bit."""
     several_masks: SeveralMasks = "auto"
-    """What several masks of one image are: parts of one `object`, which are joined; or one each of
-    its `classes`, by the word that their names have besides, the later in the list of classes drawn
-    over the earlier; `auto`: found by their names, and refused where they leave it open, or masks
-    overlap that should not."""
+    """What several masks of one image are: parts of one `object`, which are joined; or one mask for
+    each of its `classes`, which is the extra word in their names; later classes of the list are
+    drawn over earlier ones. `auto`: decided by their names, and refused if those leave it open or
+    masks overlap that should not."""
     unmasked: Unmasked = "refuse"
-    """What becomes of images without a mask: all `background` (label 0), `skip`, or an error."""
+    """What to do about images without a mask: `refuse` the data, take all of the image as
+    `background` (label 0), or `skip` it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for value in self.ignore_values:
             require(
                 _is_number(value) or self.ignore_values == ("none",),
-                f"'{value}' in ignore_values is no number",
+                f"'{value}' in ignore_values is not a number",
                 "use numbers, such as nan -1, or none alone",
             )
         require(
@@ -113,17 +115,18 @@ class JointConfig(Config):
     """The random view of an image and its mask: the published pipeline of ADE20K."""
 
     resize_ratio: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
-    """Smallest and largest factor on the base scale."""
+    """Smallest and largest random factor on the size of an image."""
     base_side: Side | None = None
-    """Length of the shorter side at ratio 1, the longer one at most four times that; None: the
+    """Shorter side of an image at factor 1 (the longer one is at most four times that); None: the
     shorter side of the crop, as published."""
     largest_class: Fraction = 0.75
-    """Ten crops are tried for one with two classes and none of them above this fraction; 1 takes
-    the first."""
+    """Up to ten crops are drawn until one shows two classes or more, none of which covers more than
+    this fraction; 1 takes the first."""
     symmetry: Symmetry = "horizontal"
-    """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
+    """Random mirroring: `none`, `horizontal` (left-right), or `all` eight rotations and mirror
+    images."""
     distortion: bool = True
-    """Random brightness, contrast, saturation and hue."""
+    """Change brightness, contrast, saturation and hue at random."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,20 +139,20 @@ class JointConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig(Config):
-    """How a whole image is read when segmenters are scored and used."""
+    """How whole images are segmented when a segmenter is measured and used."""
 
     whole: bool = False
-    """Read the image at once instead of through a window."""
+    """Segment each image at once instead of through a sliding window."""
     window: Sides | None = None
-    """Height and width of the window; None: the size of the crop, as published."""
+    """Height and width of the sliding window; None: the size of the crop, as published."""
     stride: Sides | None = None
-    """Step of the window; None: two thirds of it, as published."""
+    """Step of the sliding window; None: two thirds of the window, as published."""
     scales: Scales = (1.0,)
-    """Sizes to average over; published as multi-scale: 1, 1.25, 1.5, 1.75."""
+    """Scales to average over; the published multi-scale setting is 1 1.25 1.5 1.75."""
     flip: bool = False
-    """Average over mirror images too."""
+    """Average over mirror images, too."""
     short_side: Side | None = None
-    """Shorter side of the image at scale 1; None reads the image at its own size."""
+    """Shorter side to which images are resized (at scale 1); None keeps their own size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,11 +186,11 @@ def window_and_stride(
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRunConfig(RunConfig):
-    """Semantic segmentation, from a pre-trained artifact or from scratch."""
+    """Semantic segmentation, from a pre-trained model or from scratch."""
 
     init: str = ""
-    """Model to start from: a run, an artifact or a released file; empty trains from scratch. Of a
-    segmenter the head is kept."""
+    """Model to start from: a run, an artifact or a released file; empty trains from scratch. From a
+    segmenter, the head is kept, too."""
     model: VisionTransformerConfig
     """Its size is the crop and the window."""
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
@@ -199,14 +202,14 @@ class SegmentRunConfig(RunConfig):
     auxiliary_weight: PositiveFloat = 0.4
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
-    """Fraction of the images held out for validation when the data has no `val` folder."""
+    """Fraction of the images held out for validation if the data has no `val` folder."""
     groups: str = ""
-    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
-    the images of a patient, place or video are held out together or not at all."""
+    """Regular expression that finds an image's group in its name, such as 'patient_([0-9]+)':
+    images of one patient, place or video are held out together or not at all."""
     split_seed: NonNegativeInt = 0
-    """Decides which images `split` and `per_class` draw."""
+    """Seed by which `split` and `per_class` draw images."""
     per_class: PositiveInt | None = None
-    """Use only so many training images of each class, or as few as show each class that often."""
+    """Use only this many training images of each class, or as few as show each class that often."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,8 +70,8 @@ class UperNetConfig(SegmentationHeadConfig):
     """UperNet with an auxiliary head: the published ADE20K models (unilm, `upernet_beit.py`)."""
 
     out_indices: tuple[NonNegativeInt, ...] | None = None
-    """Blocks behind the four levels; None: after a third, half, two thirds and all of the depth, as
-    published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
+    """Blocks that the four levels read; None: at a third, half, two thirds and the end of the
+    depth, as published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
     head_channels: Width | None = None
     """Channels of the head; None: the width of the backbone, as published."""
     pools: tuple[Side, ...] = (1, 2, 3, 6)
@@ -79,11 +79,11 @@ class UperNetConfig(SegmentationHeadConfig):
     dropout: Fraction = 0.1
     """Fraction of the channels dropped before the last convolution of both heads, in training."""
     auxiliary: bool = True
-    """Add a second, small head, which only training uses."""
+    """Add a small second head, used only in training."""
     auxiliary_channels: Width = 256
     """Channels of the auxiliary head."""
     auxiliary_level: Annotated[int, Range(0, LEVELS - 1)] = 2
-    """The level that the auxiliary head reads, 0 to 3."""
+    """Level that the auxiliary head reads, 0 to 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +116,7 @@ class OneBlockConfig(SegmentationHeadConfig):
     """A head that reads one block."""
 
     out_index: NonNegativeInt | None = None
-    """The block that the head reads; None: the last."""
+    """Block that the head reads, counted from 0; None: the last."""
 
     def _blocks(self, depth: int) -> tuple[int, ...]:
         return (depth - 1 if self.out_index is None else self.out_index,)

@@ -32,45 +32,48 @@ class ServeConfig(Config):
     """Address and limits of a server. Times are in seconds."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine only."""
+    """Address to listen on; the default can be reached from this machine only."""
     port: Annotated[int, Range(0, 65_535)] = 8080
-    """0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     allow_host: tuple[str, ...] = ()
-    """Host names that requests may use (Host and Origin headers), beside those of loopback."""
+    """Host names that requests may use (Host and Origin headers), besides localhost."""
     allow_origin: tuple[str, ...] = ()
-    """Sites whose pages may read the answers (CORS), as https://app.example.org; * for all."""
+    """Sites whose pages may read the answers (CORS), such as https://app.example.org; * for all."""
     key_file: str = ""
-    """File with the key that requests must bring; without one, the environment's BEIT_API_KEY."""
+    """File with the key that requests must send; without it, BEIT_API_KEY of the environment, if it
+    is set."""
     batch: PositiveInt = 8
     """Most images that go through the model together."""
     wait: NonNegativeFloat = 0.005
-    """How long an image waits for others to go with it."""
+    """Seconds that an image waits for others to form a batch."""
     queue: PositiveInt = 64
-    """Most images at work or waiting, hence also of one request; more are answered with 429."""
+    """Most images waiting or in progress, and so also in one request; more are answered with
+    429."""
     body: PositiveInt = 16_000_000
-    """Most bytes of a request, with all its images."""
+    """Most bytes in a request, with all its images."""
     bodies: PositiveInt = 256_000_000
-    """Most bytes of all requests that are held at once."""
+    """Most bytes of all requests held at once."""
     pixels: PositiveInt = 25_000_000
-    """Most pixels of an image, height x width, before anything is decoded."""
+    """Most pixels of an image (height x width), checked before it is decoded."""
     deadline: PositiveFloat = 30.0
-    """For an answer, once the images are there."""
+    """Seconds for an answer, once the images have arrived."""
     start_deadline: PositiveFloat = 600.0
-    """For loading the models and trying them."""
+    """Seconds for loading and testing the models."""
     header_deadline: PositiveFloat = 5.0
-    """For the head of a request, from its first byte."""
+    """Seconds for the headers of a request, from its first byte."""
     body_deadline: PositiveFloat = 15.0
-    """For the body, from the end of the head."""
+    """Seconds for the body of a request, from the end of its headers."""
     body_rate: PositiveInt = 1000
     """Fewest bytes per second of a body, after `header_deadline` seconds."""
     idle_deadline: PositiveFloat = 15.0
-    """For the first byte of a request on an open connection."""
+    """Seconds that an open connection may wait before its next request begins."""
     write_deadline: PositiveFloat = 10.0
-    """For a client to take any more of its answer."""
+    """Seconds that a client may take none of its answer."""
     connections: PositiveInt = 512
     """Most open connections; more are answered with 503."""
     drain: NonNegativeFloat = 1.0
-    """Between a request to stop and closing the door: `/ready` says 503, the rest is answered."""
+    """Seconds between a request to stop and the end: `/ready` returns 503, and other requests are
+    still answered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,7 @@ class TokenizerConfig(Config, abc.ABC):
     """What every tokenizer has: the size it looks at, its stride and its vocabulary."""
 
     size: Sides = (112, 112)
-    """Height and width in pixels of the image the tokenizer looks at."""
+    """Height and width in pixels of the image that the tokenizer sees."""
     codes: Annotated[int, Range(2, MAX_CODES)] = MAX_CODES
     """Vocabulary size K."""
     channels: Width = 3
@@ -64,20 +64,21 @@ class TokenizerConfig(Config, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVAEConfig(TokenizerConfig):
-    """A discrete variational autoencoder to train on one's own images (section 2.1)."""
+    """A discrete variational autoencoder to train on your own images (section 2.1)."""
 
     stride: Annotated[int, Range(2, 65_536)] = 8
-    """Pixels per token and side: the product of the encoder's downsamplings."""
+    """Pixels per token along each side: the product of the encoder's downsamplings."""
     width: Width = 256
-    """Channels at the token grid; halved with each step to the pixels, at least `narrowest`."""
+    """Channels at the token grid; halved with each step towards the pixels, down to `narrowest`."""
     narrowest: Width = 32
-    """Fewest channels next to the pixels."""
+    """Fewest channels, next to the pixels."""
     blocks: Depth = 1
     """Residual blocks at the token grid, in the encoder and in the decoder."""
     codebook_width: Width = 128
-    """Length of a code's vector."""
+    """Length of a code vector."""
     likelihood: Likelihood = "l2"
-    """Reconstruction loss: squared error, or the logit-Laplace of DALL-E (appendix A.3)."""
+    """Reconstruction loss: `l2`, the squared error, or `logit-laplace`, that of DALL-E (appendix
+    A.3)."""
 
     @property
     def downsampling(self) -> int:
@@ -96,7 +97,7 @@ class DalleConfig(TokenizerConfig):
     blocks_per_group: Depth = 2
     """Residual blocks in each of the four groups."""
     decoder: bool = True
-    """Own the decoder, which paints images; it is published apart from the encoder."""
+    """Have the decoder, which turns tokens into images; it is published apart from the encoder."""
 
     @property
     def downsampling(self) -> int:
@@ -112,21 +113,21 @@ class QuantisedConfig(TokenizerConfig):
 
     size: Sides = (224, 224)
     patch: Side = 16
-    """Pixels per token and side."""
+    """Pixels per token along each side."""
     width: Width = 768
     """Length of a patch vector, in encoder and decoder."""
     depth: Depth = 12
     """Blocks of the encoder."""
     decoder_depth: Depth = 3
-    """Blocks of the decoder: a deeper one rebuilds better and uses fewer codes."""
+    """Blocks of the decoder: a deeper one reconstructs better and uses fewer codes."""
     heads: Width = 12
     """Attention heads, in encoder and decoder."""
     hidden: Width = 3072
     """Width of the hidden layer of each MLP, in encoder and decoder."""
     codebook_width: Width = 32
-    """Length of a code's vector."""
+    """Length of a code vector."""
     codebook_decay: Fraction = 0.99
-    """Decay of the moving averages that the codes and their frequencies are."""
+    """Decay of the moving averages by which codes and their frequencies are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,7 +190,7 @@ class VQKDConfig(QuantisedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(QuantisedConfig):
-    """The same parts without a teacher: each token is to rebuild the pixels of its patch."""
+    """The same parts without a teacher: each token reconstructs the pixels of its patch."""
 
     @property
     def outputs(self) -> int:
@@ -202,12 +203,12 @@ class PatchCodebookConfig(TokenizerConfig):
 
     size: Sides = (224, 224)
     patch: Annotated[int, Range(2, MAX_PATCHES)] = 16
-    """Pixels per token and side."""
+    """Pixels per token along each side."""
     compared: Literal["pixels", "gradients"] = "gradients"
-    """What of a patch is compared: its pixels, or histograms of oriented gradients in four cells,
-    to which colour and contrast matter little."""
+    """What of a patch is compared: its `pixels`, or its `gradients`, histograms of orientations in
+    four cells, to which colour and contrast matter little."""
     codebook_decay: Fraction = 0.95
-    """Decay of the moving averages that the codes and their frequencies are."""
+    """Decay of the moving averages by which codes and their frequencies are updated."""
 
     @property
     def downsampling(self) -> int:
@@ -233,11 +234,11 @@ class RandomProjectionConfig(TokenizerConfig):
 
     size: Sides = (224, 224)
     patch: Side = 16
-    """Pixels per token and side."""
+    """Pixels per token along each side."""
     codebook_width: Width = 16
-    """Length of a code's vector, as in BEST-RQ."""
+    """Length of a code vector, as in BEST-RQ."""
     seed: NonNegativeInt = 0
-    """Decides matrix and codes."""
+    """Seed of the matrix and the codes."""
     mean: tuple[float, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]: random codes are in even use only if the images
     are brought to zero mean."""

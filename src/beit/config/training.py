@@ -31,73 +31,75 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """What `fit` needs to know. AdamW throughout, a decay after a linear warm-up."""
+    """What `fit` needs to know: AdamW, a linear warm-up, then a falling learning rate."""
 
     steps: PositiveInt
-    """Updates of the weights."""
+    """Number of weight updates."""
     batch: PositiveInt
-    """Images per update, over all processes and micro-batches."""
+    """Images per update, summed over all processes and micro-batches."""
     micro_batch: PositiveInt | None = None
-    """Images per forward and backward in one process; None: batch over processes."""
+    """Images per forward and backward pass in one process; None: the batch divided by the number of
+    processes."""
     lr: PositiveFloat
-    """Peak learning rate (not scaled by anything)."""
+    """Peak learning rate; it is not scaled with the batch."""
     min_lr: NonNegativeFloat = 1e-5
-    """Learning rate at the end."""
+    """Learning rate at the end of the run."""
     schedule: Schedule = "cosine"
-    """How the learning rate falls: on a cosine, or linearly as in published segmentation."""
+    """How the learning rate falls: along a `cosine`, or `linear` as in published segmentation."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up; the first step has learning rate 0."""
+    """Steps over which the learning rate rises linearly, from 0 in the first one."""
     weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay at the start."""
+    """Decoupled weight decay at the start of the run."""
     final_weight_decay: NonNegativeFloat | None = None
-    """Weight decay at the end, reached on a cosine; None keeps it constant."""
+    """Weight decay at the end, reached along a cosine; None keeps it constant."""
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.999)
-    """AdamW's decay rates."""
+    """AdamW's decay rates of the two moving averages."""
     epsilon: PositiveFloat = 1e-8
     """AdamW's epsilon."""
     clip: PositiveFloat | None = None
-    """Largest global gradient norm; None does not clip."""
+    """Clip the global gradient norm to this value; None does not clip."""
     skip_spikes: Annotated[float, Range(1, math.inf, above=True)] | None = None
-    """Leave out an update whose gradient norm is more than so many times the median of the last 64;
-    None leaves out none."""
+    """Skip an update whose gradient norm exceeds this many times the median of the last 64; None
+    skips none."""
     layer_decay: PositiveFraction = 1.0
-    """Factor on the learning rate per layer, from the head down to the embedding."""
+    """Factor by which the learning rate shrinks with each layer, from the head down to the
+    embedding."""
     average: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
-    """Decay of the exponential moving average of the weights; None keeps none."""
+    """Decay of the exponential moving average of the weights; None keeps no average."""
     precision: Precision = "auto"
-    """Autocast type; `auto` is bf16 where the hardware has it, else fp32."""
+    """Autocast type; `auto` is bf16 where the hardware supports it, otherwise fp32."""
     compile: Compile = "auto"
-    """Compile the blocks of the model, which takes a while in the first steps; `auto` does so on a
-    GPU where a compiler is found."""
+    """Compile the model's blocks, which makes the first steps slow: `blocks` does, `off` does not,
+    `auto` does so on a GPU if a compiler is found."""
     recompute: Recompute = "off"
-    """Keep less for the backward pass and compute it again there: `selective` keeps the results of
-    linear layers and fused attention, `blocks` only what enters a block. Same numbers, less memory,
-    more time."""
+    """Store less for the backward pass and compute it again there: `selective` stores the results
+    of linear layers and fused attention, `blocks` only the input of each block. Same numbers, less
+    memory, more time."""
     sharding: Sharding = "off"
-    """Of several processes, each holds only a part of the weights, gradients and optimizer, and
-    `blocks` are put together where they are computed: for models that do not fit otherwise. Same
-    numbers, less memory, more communication. With one process nothing changes."""
+    """`blocks` splits weights, gradients and optimizer state among the processes, and gathers each
+    block only while it is computed, for models that do not fit otherwise. Same numbers, less
+    memory, more communication; no effect with one process."""
     device: Device = "auto"
-    """Where to train: `auto` is a GPU if there is one; `mps` is that of Apple."""
+    """Where to train: `auto` takes a GPU if there is one; `mps` is an Apple GPU."""
     seed: NonNegativeInt = 0
-    """Decides initial weights, order, augmentation and masks."""
+    """Seed of the initial weights, the order of the images, augmentation and masks."""
     order: Order = "auto"
-    """How an epoch is shuffled: `full` mixes all images, `shards` some shards at a time, so that
-    each is fetched once; `auto` takes `shards` where the images are shards in object storage,
-    else `full`; `sorted` is the full shuffle of older runs, which go on with it."""
+    """How an epoch is shuffled: `full` mixes all images; `shards` mixes a few shards at a time, so
+    that each is fetched once; `auto` takes `shards` for shards in object storage, otherwise `full`;
+    `sorted` is the full shuffle of older runs, which they keep when resumed."""
     log_every: PositiveInt = 20
     """Steps between log lines."""
     evaluate_every: NonNegativeInt = 0
-    """Steps between evaluations; 0 evaluates at the end only."""
+    """Steps between evaluations; 0 evaluates only at the end."""
     patience: PositiveInt | None = None
-    """Evaluations in a row without a better score after which the run ends; the best model is kept
-    anyhow. None: it never ends early."""
+    """End the run after this many evaluations in a row without a better score (the best model is
+    kept in any case); None never ends it early."""
     save_every: PositiveInt = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: PositiveInt = 2
-    """Newest checkpoints that stay on disk."""
+    """Number of newest checkpoints to keep on disk."""
     tracker: tuple[TrackerName, ...] = ("tensorboard",)
-    """Where the run is tracked beside its folder; several may be named, or `none`."""
+    """Where metrics are logged besides the run folder: one or several names, or `none`."""
     process_timeout: PositiveFloat = 600.0
     """Seconds that one of several processes waits for the others before the run ends."""
 
@@ -116,8 +118,8 @@ class TrainingConfig(Config):
         )
         require(
             self.patience is None or self.evaluate_every > 0,
-            f"patience is {self.patience}, and nothing is evaluated before the end",
-            f"say how often: --evaluate-every {max(self.steps // 20, 1)}",
+            f"patience is {self.patience}, but nothing is evaluated before the end",
+            f"evaluate more often: --evaluate-every {max(self.steps // 20, 1)}",
         )
         require(
             len({*self.tracker}) == len(self.tracker)

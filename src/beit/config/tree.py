@@ -97,7 +97,7 @@ def _find_type(name: str, expected: type[Config]) -> type[Any]:
         check_loaded(name, expected.__name__)
     allowed = [key for key, value in TYPES.items() if issubclass(value, expected)]
     raise ConfigError(
-        f"{shown(name)} is no {expected.__name__} this version knows",
+        f"{shown(name)} is not a known {expected.__name__}",
         remedy=nearest(name, [*allowed, *outside]),
     )
 

@@ -150,5 +150,5 @@ def account_from_json(text: str) -> Account:
 def _from_json(values: object, kind: type[Kind]) -> Kind:
     hints = field_types(kind)
     if not isinstance(values, dict) or values.keys() != hints.keys():
-        raise ValueError(f"{shown(values)} is no object with the right keys")
+        raise ValueError(f"{shown(values)} is not an object with the right keys")
     return kind(**{name: checked(name, value, hints[name]) for name, value in values.items()})  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ def read_bands(
                 "expected"
             )
     if pixels.ndim != 3:
-        raise UnreadableError(f"its pixels have the axes {page.axes}, and are no image")
+        raise UnreadableError(f"its pixels have the axes {page.axes}, which are not an image")
     pixels = np.moveaxis(pixels, 0, 2) if planes else pixels
     stated = stated_range(pixels, bits=bits, largest=largest)
     return to_eight_bits(pixels, value_range or stated)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from beit.data.pixel_types import UnreadableError, ValueRange, stated_range, to_eight_bits
 from beit.data.truncation import png_chunk
 
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _MAX_SAMPLE, _S_MAX_SAMPLE = 262, 258, 281, 341
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _MAX_SAMPLE, _S_MAX_SAMPLE, _SUBSAMPLING = 262, 258, 281, 341, 530
 """Tags of TIFF 6.0."""
+_YCBCR = 6
+"""Of the photometric interpretations of TIFF 6.0."""
 _SRGB_FROM_XYZ_D50 = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -48,6 +50,30 @@ def own_range(image: Image.Image, data: bytes) -> ValueRange | None:
         bits=stored_bits(image, data),
         largest=tags.get(_S_MAX_SAMPLE, tags.get(_MAX_SAMPLE)),
     )
+
+
+def load_pixels(image: Image.Image) -> Image.Image:
+    """Decode the pixels, also those of uncompressed YCbCr TIFF files. Errors: UnreadableError.
+
+    Pillow before 13 expects four bytes for each pixel there, as libtiff makes of compressed ones,
+    and calls the file truncated; no version reads colours at a lower resolution than brightness.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags, tiles = image.tag_v2, image.tile
+        if tags.get(_PHOTOMETRIC) == _YCBCR and any(tile.codec_name == "raw" for tile in tiles):
+            if tags.get(_SUBSAMPLING, (2, 2)) != (1, 1):
+                raise UnreadableError(
+                    "it is an uncompressed TIFF file of subsampled YCbCr, which is not decoded: "
+                    "save it as RGB"
+                )
+            if image.mode == "RGB":
+                image.tile = [
+                    tile._replace(args=("RGB", *tuple(tile.args or ())[1:])) for tile in tiles
+                ]
+                image.load()
+                return Image.frombytes("YCbCr", image.size, image.tobytes())
+    image.load()
+    return image
 
 
 def is_deep(image: Image.Image) -> bool:

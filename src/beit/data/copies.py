@@ -92,7 +92,7 @@ def _digest(path: Path) -> Hashable | None:
 
 
 def shared_images(learned: ImageSource, judged: ImageSource) -> dict[str, str]:
-    """Keys of images to learn from, each with that of an image for validation of the same bytes:
+    """Keys of training images, each with that of an image for validation of the same bytes:
     scores of what was learned come out too high.
 
     Nothing is decoded, and only files are read that have the size of one of the others. Of large

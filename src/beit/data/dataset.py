@@ -86,7 +86,7 @@ class Dataset:
         self._check_options()
 
     def training(self) -> ImageSource:
-        """The images to learn from without labels: the split for training, or undivided data.
+        """The training images without labels: the split for training, or undivided data.
 
         Folders count as classes, which training without labels may use to score itself, where they
         can be read in one way only; labels of a file that cannot be used are skipped, and `account`
@@ -229,13 +229,13 @@ class Dataset:
 
     def _no_option(self, option: str, kind: str, example: str) -> ConfigError:
         return ConfigError(
-            f"{option} was given, and {self.path} is no {kind}",
+            f"{option} was given, and {self.path} is not a {kind}",
             remedy=f"leave --{option.replace('_', '-')} out, or name a {kind} ({example})",
         )
 
 
 def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
-    """The images to learn from without labels, of data in any form: see `Dataset.training`."""
+    """The training images without labels, of data in any form: see `Dataset.training`."""
     return Dataset(path, reading).training()
 
 
@@ -317,12 +317,12 @@ def _check_learnable(path: str, train: ImageSource) -> None:
     absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if absent:
         raise DataError(
-            f"{path} has no image to learn from of the classes {quoted(absent, 5)}",
+            f"{path} has no training image of the classes {quoted(absent, 5)}",
             remedy="add some to the training split, or remove these classes from all splits",
         )
     if max(counts) == 1 and len(counts) > 2:
         raise DataError(
-            f"each of the {len(train)} images to learn from in {path} has a label of its own: "
+            f"each of the {len(train)} training images in {path} has a label of its own: "
             + quoted(list(train.classes)),
             remedy="a class needs several images: name the column of the classes with "
             "--label-column, or give another --label-pattern",

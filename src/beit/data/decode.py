@@ -31,7 +31,15 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, has_bands, read_bands
-from beit.data.colours import bands_of, grey_or_rgb, is_deep, orientation_of, stored_bits, upright
+from beit.data.colours import (
+    bands_of,
+    grey_or_rgb,
+    is_deep,
+    load_pixels,
+    orientation_of,
+    stored_bits,
+    upright,
+)
 from beit.data.file_types import FORMATS, HEAD_BYTES, NOT_AN_IMAGE, known_by_head
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.truncation import (
@@ -125,12 +133,12 @@ def _decoded(
                 )
             pixels = read_bands(data, channels, pixel_limit, value_range)
         if pixels is None:
-            image.load()
-            require_all_pixels(image, data)
+            loaded = load_pixels(image)
+            require_all_pixels(loaded, data)
             if channels in (1, 3):
-                pixels = grey_or_rgb(image, data, channels, value_range)
+                pixels = grey_or_rgb(loaded, data, channels, value_range)
             else:
-                pixels = bands_of(image, channels)
+                pixels = bands_of(loaded, channels)
         pixels = upright(pixels, orientation_of(image))
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]

@@ -189,7 +189,7 @@ def _load(path: str) -> Any:
     found = NAMED.fullmatch(path)
     if found is None:
         raise ConfigError(
-            f"{path} is no name of a dataset",
+            f"{path} is not a name of a dataset",
             remedy="write hf:NAME, hf:NAME:CONFIG or hf:NAME@REVISION",
         )
     name, config, revision = found.groups()

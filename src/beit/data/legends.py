@@ -48,7 +48,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     named = {row[0].strip(): row[1].strip() for row in rows[1:] if len(row) == 2}
     if len(named) != len(rows) - 1 or list(named) != [str(value) for value in range(len(named))]:
         raise DataError(
-            f"{path} is no table of pixel values from 0 and names",
+            f"{path} is not a table of pixel values from 0 and names",
             remedy="write a heading, then lines such as '0, background'",
         )
     return tuple(named.values())
@@ -94,7 +94,7 @@ def _json_legend(path: Path) -> Legend:
     for colour, name in read_object(path, DataError, _JSON_REMEDY).items():
         digits = colour.removeprefix("#")
         if len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
-            raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=_JSON_REMEDY)
+            raise DataError(f"'{printable(colour)}' in {path} is not a colour", remedy=_JSON_REMEDY)
         if name is not None and not isinstance(name, str):
             raise DataError(f"the class of '{colour}' in {path} is {name!r}", remedy=_JSON_REMEDY)
         legend[int(digits, 16)] = name
@@ -116,7 +116,7 @@ def _table_legend(path: Path) -> Legend:
     table = list(csv.reader(read_lines(path, "legend", _TABLE_REMEDY)))
     heads = [cell.strip().lower() for cell in table[0]] if table else []
     if heads[1:] not in (["r", "g", "b"], ["red", "green", "blue"]):
-        raise DataError(f"{path} is no table of names and colours", remedy=_TABLE_REMEDY)
+        raise DataError(f"{path} is not a table of names and colours", remedy=_TABLE_REMEDY)
     rows = [(number, row[0], row[1:]) for number, row in enumerate(table[1:], start=2) if any(row)]
     return _legend_of(path, rows, _TABLE_REMEDY)
 

@@ -342,7 +342,7 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
             )
         elif max(strange) > IGNORE:
             advice = (
-                f"{IGNORE - 1} is the largest label: numbers of instances are no classes, write "
+                f"{IGNORE - 1} is the largest label: numbers of instances are not classes, write "
                 "one label for each class"
             )
         else:

@@ -116,5 +116,5 @@ def _values(place: Path) -> dict[str, int]:
             name: int(value) if value.isdecimal() else value for value, name in labels.items()
         }
     if not all(type(value) is int for value in labels.values()):
-        raise DataError(f"the labels of {place} are no numbers", remedy=form)
+        raise DataError(f"the labels of {place} are not numbers", remedy=form)
     return labels

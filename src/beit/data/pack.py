@@ -243,7 +243,7 @@ def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"the disk of {out} is full", remedy="make room, and pack again: it goes on"
+                f"the disk of {out} is full", remedy="make room, and pack again to continue"
             ) from error
         raise RunFolderError(
             f"{out} cannot be written: {error.strerror or error}",

@@ -149,7 +149,7 @@ class SegmentationData:
     def _few(
         self, source: SegmentedSource, counts: np.ndarray, per_class: int | None, seed: int
     ) -> tuple[SegmentedSource, np.ndarray]:
-        """The images to learn from, and their pixels of each class, of counts int64 [n, 256].
+        """The training images, and their pixels of each class, of counts int64 [n, 256].
 
         Errors: DataError for classes that fewer images show.
         """

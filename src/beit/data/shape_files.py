@@ -143,7 +143,7 @@ def _coco(place: Path) -> dict[str, Any]:
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise DataError(
-                f"{place} is no COCO file: it has no list '{key}'",
+                f"{place} is not a COCO file: it has no list '{key}'",
                 remedy="export it anew as COCO, with segmentations",
             )
         for number, entry in enumerate(entries, start=1):

@@ -138,7 +138,7 @@ def _reason_to_skip(file: IO[bytes], member: _Member) -> str:
     """Why a member is no image; empty if it is one: by its extension, or where that is unknown by
     its content. What follows the first dot is the extension, so x.seg.png is none of a sample."""
     if member.extension.count(".") > 1:
-        return f"{NOT_AN_IMAGE}: its name goes on behind the first dot"
+        return f"{NOT_AN_IMAGE}: its name continues after the first dot"
     reason = known_by_name(member.extension)
     if reason is None:
         file.seek(member.offset)

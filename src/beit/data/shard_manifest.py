@@ -81,7 +81,7 @@ def shard_parts(path: str) -> dict[str, Listed] | None:
     if Path(path, UNFINISHED).is_file():
         raise DataError(
             f"the packing of {path} was stopped before its end",
-            remedy="give the same `beit data pack` again: it goes on",
+            remedy="give the same `beit data pack` again to continue",
         )
     if not Path(path).is_dir():
         return None
@@ -149,7 +149,7 @@ def _packed_parts(folder: str) -> dict[str, Listed]:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder} is no folder of shards: its {MANIFEST} cannot be read: {error}",
+            f"{folder} is not a folder of shards: its {MANIFEST} cannot be read: {error}",
             remedy="name the shards themselves, as in shards/{000..127}.tar, or pack the folder "
             "with `beit data pack`",
         ) from error

@@ -54,7 +54,7 @@ def _file_system(place: str) -> tuple[Any, str]:
             file_system, path = importlib.import_module("fsspec.core").url_to_fs(place)
         except ValueError as error:
             raise ConfigError(
-                f"{place} is no address that can be read: {error}",
+                f"{place} is not an address that can be read: {error}",
                 remedy="use s3://, gs:// or https://",
             ) from error
     _OPENED[id(file_system)] = file_system
@@ -141,7 +141,7 @@ def _alternatives(text: str) -> list[str]:
         return text.split(",")
     first, last = found.groups()
     if not int(first) <= int(last) < int(first) + MOST_PLACES:
-        raise ConfigError(f"{{{text}}} is no range", remedy="write the smaller number first")
+        raise ConfigError(f"{{{text}}} is not a range", remedy="write the smaller number first")
     width = len(first) if len(first) == len(last) or first.startswith("0") else 0
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 

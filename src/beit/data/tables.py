@@ -279,11 +279,11 @@ def _objects(path: str, text: str) -> Table:
             written.encode()
         except (ValueError, RecursionError) as error:  # half of a surrogate pair, or too deep
             raise DataError(
-                f"line {line} of {path} is no JSON in UTF-8: {error}", remedy=_EXAMPLE
+                f"line {line} of {path} is not JSON in UTF-8: {error}", remedy=_EXAMPLE
             ) from error
         if not isinstance(value, dict):
             raise DataError(
-                f"line {line} of {path} is no JSON object: {written[:60]}", remedy=_EXAMPLE
+                f"line {line} of {path} is not a JSON object: {written[:60]}", remedy=_EXAMPLE
             )
         objects.append((line, value))
     if not objects:

@@ -97,7 +97,7 @@ def _layout(account: Account) -> Iterator[Finding]:
     layout = [line for line in lines if not line.startswith("skipped")]
     yield judge("layout", "; ".join([first, *layout]))
     if skipped:
-        change = "convert those that are images to learn from; the others are rightly skipped"
+        change = "convert those that are training images; the others are rightly skipped"
         yield judge("skipped", "; ".join(skipped), change)
 
 

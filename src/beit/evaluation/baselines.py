@@ -123,8 +123,8 @@ def compare(
     doubt = DEVIATIONS * math.sqrt(variance)
     change = "a gain" if gain >= 0 else "a loss"
     text = (
-        f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
-        f"({trivial[0]}) on {trivial[1]:.1%}, and the most frequent class of training alone gives "
+        f"the {best[0]} gets {best[1]:.1%} of {images} images right, the best baseline "
+        f"({trivial[0]}) {trivial[1]:.1%}, always answering the most frequent training class "
         f"{frequent:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points (95 %)"
     )
     return Comparison(gain > doubt, text)

@@ -89,7 +89,7 @@ class _Names:
         if type(entry) is int and 0 <= entry < self.count:
             return entry
         raise DataError(
-            f"{where}: {entry!r} is no class of the model",
+            f"{where}: {entry!r} is not a class of the model",
             remedy=f"use a number from 0 to {self.count - 1}, or "
             + nearest(str(entry), list(self.ids)[:MOST_NAMED]),
         )
@@ -114,7 +114,7 @@ def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
         note = f"the labels {names[0]} to {names[-1]} are taken for the numbers of the classes"
         return dict(zip(names, numbers, strict=True)), note
     raise DataError(
-        f"{len(unknown)} of {len(names)} labels are no classes of the model: {quoted(unknown)}",
+        f"{len(unknown)} of {len(names)} labels are not classes of the model: {quoted(unknown)}",
         remedy=f"rename them (the model has {known.count} classes: "
         f"{quoted(list(known.ids))}), or say with --labels FILE which is which: "
         + json.dumps({printable(name): "CLASS" for name in unknown[:2]}),
@@ -134,7 +134,7 @@ def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
         order = sorted(range(len(keys)), key=lambda index: natural_key(PurePath(keys[index]).name))
         content = {keys[index]: entry for index, entry in zip(order, content, strict=True)}
     if not isinstance(content, dict):
-        raise DataError(f"the label map {labels} is no object and no list", remedy=FORMAT)
+        raise DataError(f"the label map {labels} is neither an object nor a list", remedy=FORMAT)
     entries = {
         name: known.classes_of(entry, f"{labels}, '{name}'") for name, entry in content.items()
     }

@@ -152,10 +152,10 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
             raise
         raise ResourceError(
             f"{folder} cannot be written to: {error.strerror or error}",
-            remedy="make room or permit writing, and run it again: it goes on with what is missing",
+            remedy="make room or permit writing, and run it again to continue with what is missing",
         ) from error
     except KeyboardInterrupt:
-        logger.info("%s: the same command goes on after the files that are there", folder)
+        logger.info("%s: the same command continues after the files that are there", folder)
         raise
     finally:
         claim.release()

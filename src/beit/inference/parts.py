@@ -137,7 +137,7 @@ def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Colu
             others = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
             if others:
                 raise RunFolderError(
-                    f"{folder} exists and is not empty: nothing is written over", remedy=ANOTHER
+                    f"{folder} exists and is not empty: nothing is overwritten", remedy=ANOTHER
                 )
             replace_file(place, [json.dumps(plan, indent=1).encode()])
     finally:

@@ -129,7 +129,7 @@ class Predictor:
             )
         if place.exists():
             raise RunFolderError(
-                f"{place} exists, and nothing is written over", remedy="choose another folder"
+                f"{place} exists, and nothing is overwritten", remedy="choose another folder"
             )
         return save_artifact(place, self.model, self.artifact.details, then="")
 

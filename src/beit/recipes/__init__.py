@@ -39,7 +39,7 @@ def find_recipe(verb: str, name: str, kind: type[Recipe]) -> Recipe:
     elif ":" in name:
         found = find_outside(name, "recipe")
         if not callable(found):
-            raise ConfigError(f"recipe '{name}' is no function", remedy="name a function")
+            raise ConfigError(f"recipe '{name}' is not a function", remedy="name a function")
         function = partial(call_outside, found, name, "recipe")
     else:
         raise ConfigError(f"{verb} has no recipe '{name}'", remedy=nearest(name, recipes))

@@ -120,8 +120,9 @@ class Frame(NamedTuple):
         return "M" + " L".join(f"{self.x(step):.1f} {self.y(value):.1f}" for step, value in points)
 
 
-def frame_of(lines: Sequence[Line], from_zero: bool) -> Frame:
-    """The smallest frame around all points, with some air above and below."""
+def frame_of(lines: Sequence[Line], from_zero: bool, as_fraction: bool = False) -> Frame:
+    """The smallest frame around all points, with some air above and below: of fractions, only up
+    to 1."""
     steps = [step for line in lines for step, _ in line.points]
     values = [value for line in lines for _, value in line.points]
     low, high = min(values), max(values)
@@ -129,9 +130,8 @@ def frame_of(lines: Sequence[Line], from_zero: bool) -> Frame:
         low = 0.0
     air = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     left, right = min(0.0, *steps), max(steps)
-    return Frame(
-        left, right if right > left else left + 1, low if low == 0 else low - air, high + air
-    )
+    top = 1.0 if as_fraction and high < 1 < high + air else high + air
+    return Frame(left, right if right > left else left + 1, low if low == 0 else low - air, top)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -209,7 +209,7 @@ def draw(chart: Chart) -> Markup:
     if not drawn:
         return Markup("")
     lines = [line for _, line in drawn]
-    frame = frame_of(lines, chart.from_zero)
+    frame = frame_of(lines, chart.from_zero, chart.as_fraction)
     shown = percent if chart.as_fraction else number
     return render(
         "chart.html.j2",

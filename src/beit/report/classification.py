@@ -276,7 +276,7 @@ def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
     say = logger.info if verdict.beyond else logger.warning
     say("%s", text)
     finding = Finding(f"{text[0].upper()}{text[1:]}.", not verdict.beyond)
-    return Section("baselines", "Against what", body, finding)
+    return Section("baselines", "Baselines", body, finding)
 
 
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
@@ -302,7 +302,7 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     return [
         *([_baselines(validation, found, amount)] if beside else []),
         measured(found, len(validation.source)),
-        Section("answers", "The surest answers", body),
+        Section("answers", "Most confident answers", body),
     ]
 
 

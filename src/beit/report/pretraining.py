@@ -255,10 +255,10 @@ def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
         entropy = number(history.last("train", "token_entropy"))
         right = percent(history.last("train", "accuracy"))
         figures = [
-            Figure(right, "hidden tokens right", "training, last steps"),
+            Figure(right, "token accuracy", "training, last steps"),
             Figure(loss, "loss", f"chance {chance}, token entropy {entropy}"),
         ]
-    for name, label in (("neighbours", "nearest neighbours"), ("retrieval", "found again")):
+    for name, label in (("neighbours", "nearest neighbours"), ("retrieval", "images retrieved")):
         score, best = history.last("evaluate", name), history.last("evaluate", f"{name}_block")
         if score is not None:
             place = "" if best is None else f", block {best:.0f}"
@@ -294,7 +294,7 @@ def write_strip(run: Path, place: Path) -> Path:
         config = read_run_config(run)
         if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
             raise ConfigError(
-                f"{run} is no pre-training with tokens",
+                f"{run} is not a pre-training run with tokens",
                 remedy="give the run of `beit pretrain`",
             )
         found = predict(run, config)

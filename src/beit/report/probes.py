@@ -69,8 +69,8 @@ def write_probes(place: Path, model: str, found: Probes) -> Path:
     """Write the page: the score of every block, and the settings that were chosen."""
     chart = Chart(
         f"{found.measure.capitalize()} per block",
-        "The best on validation, block by block; 0 is the first. BEiT's features are best in the "
-        "middle: its last blocks serve the prediction of tokens, and score lower by nature.",
+        "The best on validation for each block, counted from 0. BEiT's features are best in the "
+        "middle: its last blocks serve token prediction and normally score lower.",
         tuple(
             Line(name, tuple((float(block), score) for block, score in enumerate(scores)), "marks")
             for name, scores in found.blocks.items()

@@ -133,7 +133,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
     """The big numbers of a segmenter."""
     occurring = history.last("evaluate", "scored_classes")
     beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
-    labels = {"mean_accuracy": "mean accuracy", "pixel_accuracy": "pixels right"}
+    labels = {"mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"}
     return [
         *best_and_last(history, "miou", "mean IoU"),
         *(
@@ -148,5 +148,5 @@ def findings(history: History) -> list[Finding]:
     iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
     if iou is None or right is None:
         return []
-    text = f"On validation images {percent(right)} of the pixels are right, mean IoU {percent(iou)}"
+    text = f"On validation images, pixel accuracy is {percent(right)} and mean IoU {percent(iou)}"
     return [Finding(f"{text}: the table of classes below shows which ones hold it back.")]

@@ -253,11 +253,11 @@ def codebook(request: Request, *, most: int) -> Sheet:
     found = vocabulary(encoded, tokenizer.codes, stride)
     order, total = found.most_used(most), int(found.counts.sum())
     images = [to_rgb(found.means[code].reshape(channels, stride, stride)) for code in order]
-    shown_as = "Image: the mean of the patches that got it."
+    shown_as = "Image: the mean of the patches with this code."
     if tokenizer.can_decode:
         halves = zip(images, decoded_codes(tokenizer, order), strict=True)
         images = [np.concatenate(pair, axis=1) for pair in halves]
-        shown_as = "Left: the mean of the patches that got it; right: what it is decoded to."
+        shown_as = "Left: the mean of the patches with this code; right: what it decodes to."
     cells = [
         Cell(image, (f"{code}", f"{part:.1%}" if part >= 0.001 else "<0.1%"))
         for code, image in zip(order, images, strict=True)
@@ -266,8 +266,8 @@ def codebook(request: Request, *, most: int) -> Sheet:
     shown = f"the {len(order):,} most used" if len(order) < found.used else "all of them"
     lead = (
         f"{found.used:,} of {tokenizer.codes:,} codes occur in {len(encoded):,} images ({total:,} "
-        f"tokens) and say as much as {found.perplexity:,.1f} evenly used codes would. Here are "
-        f"{shown}, each with its number and its fraction of the tokens. {shown_as}"
+        f"tokens); they carry as much information as {found.perplexity:,.1f} evenly used ones. "
+        f"Here are {shown}, each with its number and its fraction of the tokens. {shown_as}"
     )
     rows = [cells[start : start + CODES_A_ROW] for start in range(0, len(cells), CODES_A_ROW)]
     return Sheet("Codebook", lead, rows)

@@ -35,6 +35,7 @@ from beit.report.markup import (
     render,
 )
 from beit.report.page import Examples, Figure
+from beit.terminal import counted
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_IMAGES = 256
@@ -115,7 +116,7 @@ def _encoded(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, li
 
 
 def _example(one: Encoded, tokenizer: VisualTokenizer) -> Example:
-    words, made = f"{len(one.tokens.unique())} different codes", []
+    words, made = counted(len(one.tokens.unique()), "code"), []
     if one.decoded is not None:
         words = f"{one.psnr:.1f} dB, {words}"
         made = [PageImage(to_rgb(one.decoded), "Decoded from its tokens", "decoded")]
@@ -222,8 +223,12 @@ def findings(history: History) -> list[Finding]:
     even = history.last("evaluate", "perplexity")
     if even is None:
         return []
-    text = f"On held-out images the codes say as much as {number(even)} evenly used codes would. "
-    return [Finding(f"{text}Look at the images below before you pre-train on these tokens.")]
+    return [
+        Finding(
+            f"On held-out images, the codes carry as much information as {number(even)} evenly "
+            "used ones. Look at the images below before you pre-train on these tokens."
+        )
+    ]
 
 
 def facts(config: TokenizerRunConfig) -> list[str]:

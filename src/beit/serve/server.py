@@ -103,7 +103,7 @@ def read_key(limits: ServeConfig) -> str:
         return ""
     if len(key) < SHORTEST_KEY or not key.isascii() or any(map(str.isspace, key)):
         raise ConfigError(
-            f"the key in {place} is no key: it has {len(key)} characters",
+            f"the key in {place} is not a key: it has {len(key)} characters",
             remedy=f"use at least {SHORTEST_KEY}, of ASCII without spaces: openssl rand -hex 32",
         )
     return key

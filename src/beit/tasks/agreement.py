@@ -83,7 +83,7 @@ def _differences(first: Start, other: Start) -> Iterator[tuple[str, str]]:
             ", ".join(f"{name} is {there}, not {here}" for name, (here, there) in options.items()),
         )
     if first.resume != other.resume:
-        yield "resume", f"one goes on with a run, and one starts a new one in {first.config.out}"
+        yield "resume", f"one resumes a run, and one starts a new one in {first.config.out}"
     if first.images != other.images:
         yield "images", "their names, sizes, labels or contents are others"
     if first.weights != other.weights and not options:

@@ -88,7 +88,7 @@ def run(
     if resume and was_stopped_before(task, config, folder):
         resume = False
         if not quiet:
-            print_lines(f"{config.out} was not begun yet: what precedes it goes on, then it starts")
+            print_lines(f"{config.out} has not started yet: the run before it is resumed first")
     run_options = RunOptions(resume, quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
@@ -165,7 +165,7 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
         yield note
     for key, other in islice(setup.shared.items(), 1):
         yield (
-            f"{len(setup.shared)} of the images to learn from come again for validation, as {key} "
+            f"{len(setup.shared)} of the training images come again for validation, as {key} "
             f"does as {other}: the scores will be too high; {folder.shared} names all that were "
             "found"
         )

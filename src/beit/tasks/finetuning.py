@@ -202,7 +202,7 @@ def _described(splits: LabelledSplits) -> str:
     assert targets is not None
     per_image = targets.sum(axis=1)
     return (
-        f"multi-label classification: the {len(targets)} images to learn from have "
+        f"multi-label classification: the {len(targets)} training images have "
         f"{per_image.mean():.2f} of {targets.shape[1]} labels on average, "
         f"{int((per_image == 0).sum())} have none; each label is answered independently, the best "
         "model is that of the highest mean average precision (map)"

@@ -21,8 +21,8 @@ NOTE = "measured on the images that the run held out for validation; it was trai
 MEASURED = "measured"
 """What the part of undivided data is called that a model did not learn from."""
 UNKNOWN = (
-    "these may include images that the model learned from: their names are known to the run "
-    "that made it, which is not here"
+    "these may include images that the model was trained on: only the run that made it knows "
+    "their names, and that run is not here"
 )
 
 
@@ -81,16 +81,16 @@ def unlearned(
     if below is None:
         return Unlearned(
             source,
-            f"{len(learned)} of these {len(keys)} images have names of images that the run "
-            "learned from, and may be the same",
+            f"{len(learned)} of these {len(keys)} images have the names of images that "
+            "the run was trained on, and may be the same",
         )
     rest = _without(source, learned)
     if validating and len(rest):
         return Unlearned(
             _accounted(rest, source),
-            f"the run learned from {len(learned)} other images here, which are left out",
+            f"the run was trained on {len(learned)} other images here, which are left out",
         )
-    return Unlearned(source, f"the run learned from {len(learned)} of these {len(keys)} images")
+    return Unlearned(source, f"the run was trained on {len(learned)} of these {len(keys)} images")
 
 
 def trained_on(model: str, place: str) -> RunConfig | None:

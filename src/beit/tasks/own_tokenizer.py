@@ -77,7 +77,7 @@ def own_tokenizer(config: PretrainRunConfig, run_options: RunOptions, inputs: In
     raise ConfigError(
         f"no tokenizer tells the patches of {config.data} apart: {'; '.join(failures)}",
         remedy="look at what the images show (report.html in those folders): if they are as they "
-        "should be, use larger patches (--patch) or insist with --accept-collapsed",
+        "should be, use larger patches (--patch) or use it anyway with --accept-collapsed",
     )
 
 

@@ -130,7 +130,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
             )
         if height % stride or width % stride:
             raise ConfigError(
-                f"images of {height} x {width} pixels are no multiple of the stride {stride}",
+                f"images of {height} x {width} pixels are not a multiple of the stride {stride}",
                 remedy=f"resize them to {self.size[0]} x {self.size[1]}",
             )
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()

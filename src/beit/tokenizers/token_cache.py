@@ -101,7 +101,7 @@ class RowCache(abc.ABC):
             raise ResourceError(
                 f"the {self.content} in {self.folder} cannot be read or written to: "
                 f"{error.strerror}",
-                remedy="make room or permit writing, then go on with --resume; or name another "
+                remedy="make room or permit writing, then continue with --resume; or name another "
                 f"{self.options[1]}",
             ) from error
         return rows

@@ -106,7 +106,7 @@ def _save_error(folder: Path, step: int, reason: str) -> ResourceError:
     return ResourceError(
         f"cannot save the checkpoint of step {step} in {folder}: {reason} "
         f"({free / 2**20:.0f} MiB free)",
-        remedy="make room or permit writing, then go on with --resume",
+        remedy="make room or permit writing, then continue with --resume",
     )
 
 

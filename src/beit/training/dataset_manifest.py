@@ -73,7 +73,7 @@ def check_unchanged(file: Path, before: str, manifest: DatasetManifest) -> None:
     if before == manifest.fingerprint:
         return
     raise DataError(
-        f"the images are not those the run has learned from: {_difference(file, manifest)}",
+        f"the images are not those that the run was trained on: {_difference(file, manifest)}",
         remedy="bring them back as they were, start a new run, or go on with the images as they "
         "are with --accept-changed-data: it will not equal an uninterrupted run",
     )

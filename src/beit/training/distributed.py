@@ -156,7 +156,7 @@ def lost_process(error: Exception, timeout: float, when: str) -> ResourceError |
         return None
     return ResourceError(
         f"another process ended, or did not answer for {timeout:g} seconds, {when}: {error}",
-        remedy="see what it printed last; torchrun --max-restarts 3 goes on by itself, the same "
+        remedy="see what it printed last; torchrun --max-restarts 3 continues by itself, the same "
         "command with --resume otherwise",
     )
 

@@ -164,7 +164,7 @@ class _Run:
         return ResourceError(
             f"{error.filename or self.spec.folder.path} cannot be read or written to after step "
             f"{self.step}: {error.strerror}",
-            remedy="make room or permit writing, then go on with --resume",
+            remedy="make room or permit writing, then continue with --resume",
         )
 
     def log_start(self) -> None:
@@ -314,7 +314,7 @@ class _Run:
                 raise ResourceError(
                     f"memory ran out after step {self.step}, outside the forward and backward pass",
                     remedy="free memory: fewer --workers, --cache False, a smaller evaluation; "
-                    "then go on with --resume",
+                    "then continue with --resume",
                 ) from error
             timeout = self.config.process_timeout
             lost = lost_process(error, timeout, f"after step {self.step}")
@@ -372,10 +372,10 @@ class _Run:
 
     def preempted(self) -> Preempted:
         if self.logger is not None:  # on the terminal stands the error
-            self.logger.note(f"stopped on request after step {self.step}; --resume goes on")
+            self.logger.note(f"stopped on request after step {self.step}; --resume continues")
         return Preempted(
             f"stopped on request, saved after step {self.step} of {self.config.steps}",
-            remedy="run the same command with --resume to go on",
+            remedy="run the same command with --resume to continue",
         )
 
     def _save_the_rest(self) -> None:

@@ -250,7 +250,7 @@ def read_record(file: Path) -> Record:
         return Record(batch, context, text["where"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"{file} is no record of a step that went wrong: {error}",
+            f"{file} is not a record of a step that went wrong: {error}",
             remedy="give the file that the error of the run named: "
             "RUN/diverged/step-NUMBER.safetensors",
         ) from error

@@ -114,7 +114,7 @@ class RunFolder:
                 raise RunFolderError(f"{self.path} is not empty", remedy="choose another --out")
             raise RunFolderError(
                 f"{self.path} holds a run",
-                remedy="add --resume to go on with it, or choose another --out",
+                remedy="add --resume to continue it, or choose another --out",
             )
 
     def check_resumable(self, config: RunConfig) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         compared elsewhere: see `check_moved`."""
         if not self.config.exists():
             raise RunFolderError(
-                f"{self.path} holds no run to go on with",
+                f"{self.path} holds no run to resume",
                 remedy="leave --resume out to start one there",
             )
         old = read_run_config(self.path)

@@ -135,7 +135,7 @@ class RunLogger:
                 self._lost_streams.add(name)
                 self._log.add(
                     f"note: {name} cannot be written to any more ({problem}); what goes there is "
-                    "dropped from here on, and the run goes on"
+                    "dropped from here on; the run continues"
                 )
 
     def metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:

@@ -84,8 +84,8 @@ class SkippedImages:
                 f"{len(self._met)} of {self._images} images cannot be read, --bad-limit allows "
                 f"{self._allowed}: {listed}",
                 remedy="`beit data check` on the same data names all of them; repair or remove "
-                "them or raise --bad-limit, and go on with --resume (for changed images also with "
-                "--accept-changed-data)",
+                "them or raise --bad-limit, and continue with --resume (for changed images also "
+                "with --accept-changed-data)",
             )
 
     def counts(self) -> dict[str, float]:

@@ -92,7 +92,7 @@ def recognise(data: bytes) -> Container:
     for begins, what, remedy in OTHERS:
         if re.match(begins, head, re.DOTALL | re.IGNORECASE):
             raise CheckpointError(what, remedy=remedy)
-    raise CheckpointError(f"is no weight file: it begins with {data[:8]!r}", remedy=CONVERT)
+    raise CheckpointError(f"is not a weight file: it begins with {data[:8]!r}", remedy=CONVERT)
 
 
 class Layout(NamedTuple):
@@ -112,7 +112,7 @@ def lay_out_safetensors(data: bytes) -> Layout:
     header = parse_json(data[8:begin].decode())
     layout = Layout({}, {}, header.pop("__metadata__", {}))
     if not all(isinstance(value, str) for value in layout.metadata.values()):
-        raise CheckpointError("has metadata that are no strings")
+        raise CheckpointError("has metadata that are not strings")
     end = begin
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in DTYPES:

@@ -50,7 +50,9 @@ def check_address(url: str, *, local: bool = True) -> None:
     except ValueError:
         host = None
     if not host:
-        raise CheckpointError(f"'{redacted(url)}' is no address", remedy="write https://host/file")
+        raise CheckpointError(
+            f"'{redacted(url)}' is not an address", remedy="write https://host/file"
+        )
     if not url.startswith("https://") and not (local and _is_local(url)):
         raise CheckpointError(
             f"{redacted(url)} is refused: without https anybody on the way can change the file",
@@ -93,7 +95,7 @@ def download(url: str, part: Path) -> None:
             reason = str(interruption)
     raise ResourceError(
         f"{redacted(url)} did not come in {RETRIES + 1} attempts: {reason}",
-        remedy=f"run it again: it goes on after the {_size(part)} bytes that did",
+        remedy=f"run it again: it continues after the {_size(part)} bytes that did",
     )
 
 

@@ -83,7 +83,7 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
     text, sha256 = str(reference), sha256.lower()
     if sha256 not in ("", RECORD) and not SHA256.fullmatch(sha256):
         raise ConfigError(
-            f"'{sha256}' is no SHA-256", remedy=f"give 64 hexadecimal digits, or '{RECORD}'"
+            f"'{sha256}' is not a SHA-256", remedy=f"give 64 hexadecimal digits, or '{RECORD}'"
         )
     scheme = "" if isinstance(reference, Path) else text.partition(":")[0]
     try:
@@ -136,7 +136,7 @@ def _from_hub(reference: str, sha256: str) -> Fetched:
     parts = HUB_ID.fullmatch(reference)
     if parts is None:
         raise CheckpointError(
-            f"'{reference}' is no hub id",
+            f"'{reference}' is not a hub id",
             remedy="write hf:org/name, hf:org/name/file or hf:org/name@revision",
         )
     repository, file, revision = parts.groups()
@@ -224,7 +224,7 @@ def _from_address(reference: str, sha256: str) -> Fetched:
     stated = fragment.lower().removeprefix("sha256=")
     if fragment and (not SHA256.fullmatch(stated) or sha256 not in ("", RECORD, stated)):
         raise ConfigError(
-            f"'#{fragment}' is no SHA-256, or not the one that was given beside",
+            f"'#{fragment}' is not a SHA-256, or not the one that was given beside",
             remedy="end the address with #sha256= and 64 hexadecimal digits, or with neither",
         )
     parts = urlsplit(url)

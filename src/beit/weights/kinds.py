@@ -137,7 +137,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         if isinstance(model, kind.model):
             return {"kind": kind.name, **kind.describe(model)}
     raise ConfigError(
-        f"a {type(model).__name__} is no model that an artifact can hold",
+        f"a {type(model).__name__} is not a model that an artifact can hold",
         remedy="let its task publish a `ModelKind` for it: see docs/own-task.md",
     )
 

@@ -57,7 +57,7 @@ def push_to_hub(
     name = repository_name(repository)
     if license and not LICENSE.fullmatch(license):
         raise ConfigError(
-            f"'{license}' is no identifier of a licence",
+            f"'{license}' is not an identifier of a licence",
             remedy="write one of https://huggingface.co/docs/hub/repositories-licenses, e.g. mit",
         )
     found = read_artifact(artifact)  # once: a run may publish another in its place meanwhile
@@ -119,7 +119,7 @@ def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
         raise
     except HFValidationError as error:
         raise ConfigError(
-            f"'{name}' is no name on the hub: {error}", remedy="choose another name"
+            f"'{name}' is not a name on the hub: {error}", remedy="choose another name"
         ) from error
     except RepositoryNotFoundError as error:
         raise ConfigError(

@@ -88,7 +88,7 @@ def read_contents(path: str | Path) -> Contents:
 def _read(file: Path) -> bytes:
     try:
         if not file.is_file():
-            what = "is a folder" if file.is_dir() else "is no file"
+            what = "is a folder" if file.is_dir() else "is not a file"
             raise CheckpointError(f"{file} {what}", remedy="give the path of a weight file")
         if file.stat().st_size > FILE_BYTES:
             raise CheckpointError(f"{file} is larger than {FILE_BYTES} bytes", remedy=AGAIN)

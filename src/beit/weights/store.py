@@ -129,7 +129,7 @@ class Artifact:
 
 
 def save_artifact(
-    folder: Path, model: nn.Module, details: Details, *, then: str = ", then go on with --resume"
+    folder: Path, model: nn.Module, details: Details, *, then: str = ", then continue with --resume"
 ) -> Path:
     """Write an artifact; an older one in its place is replaced only once the new one is whole.
 
@@ -182,8 +182,8 @@ def find_artifact(path: str | Path) -> Path:
             return candidate
     unfinished = (folder / "checkpoints").is_dir()
     raise CheckpointError(
-        f"{path} is no artifact: it has no {WEIGHTS} with a {CONFIG}",
-        remedy="that run is not finished: go on with --resume"
+        f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}",
+        remedy="that run is not finished: continue with --resume"
         if unfinished
         else "give the folder of a finished run, or its `model` folder",
     )

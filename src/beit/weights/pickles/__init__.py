@@ -202,7 +202,7 @@ class _Machine:
         if type(target) is list:
             target.extend(items)
         elif not isinstance(target, Placeholder):
-            raise CheckpointError("appends to what is no list", remedy=ELSEWHERE)
+            raise CheckpointError("appends to what is not a list", remedy=ELSEWHERE)
 
     def set_items(self, items: list[Any]) -> None:
         """Put keys and values, in turns, into the dict below them. Placeholders stay empty.
@@ -212,12 +212,12 @@ class _Machine:
         """
         target = self._stack[-1]
         if type(target) is not dict and not isinstance(target, Placeholder):
-            raise CheckpointError("sets an item of what is no dict", remedy=ELSEWHERE)
+            raise CheckpointError("sets an item of what is not a dict", remedy=ELSEWHERE)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(target, dict) or not _is_key(key):
                 continue
             if key in target or (isinstance(key, str) and not key.isprintable()):
-                raise CheckpointError("sets an item twice, or under what is no name")
+                raise CheckpointError("sets an item twice, or under what is not a name")
             target[key] = value
 
     def make(self) -> None:
@@ -225,7 +225,7 @@ class _Machine:
         target, arguments = self.last(2)
         maker = target.maker if isinstance(target, Import) else None
         if not callable(maker) or type(arguments) is not tuple:
-            raise CheckpointError("calls what is no import", remedy=ELSEWHERE)
+            raise CheckpointError("calls what is not an import", remedy=ELSEWHERE)
         try:
             self._stack.append(maker(*arguments))
         except TypeError as error:
@@ -257,7 +257,7 @@ class _Machine:
             case ("module", Import() as kind, _, _):
                 self._stack.append(kind)
             case _:
-                raise CheckpointError("refers to what is no storage or class", remedy=ELSEWHERE)
+                raise CheckpointError("refers to what is not a storage or class", remedy=ELSEWHERE)
 
 
 _LITERALS: dict[bytes, Callable[[_Machine], object]] = {

@@ -115,7 +115,7 @@ def _tensor(
 
 def _parameter(tensor: StoredTensor, *_: object) -> StoredTensor:
     if not isinstance(tensor, StoredTensor):
-        raise CheckpointError("holds a parameter that is no tensor")
+        raise CheckpointError("holds a parameter that is not a tensor")
     return tensor
 
 
