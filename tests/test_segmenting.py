@@ -36,6 +36,8 @@ def pixels(place: Path) -> np.ndarray:
 def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     """Started from a pre-trained backbone, resumed, and used."""
     data, run, out = write_folder(tmp_path / "data"), tmp_path / "run", tmp_path / "out"
+    names = (*NAMES, "kerb")  # which no mask has
+    (data / "classes.txt").write_text("\n".join(names))
     command = ["segment", "tiny", "--data", str(data), "--out", str(run), "--init",
                str(trained.pretrained), "--steps", "60", "--lr", "3e-3", "--short-side", "40",
                "--warmup-steps", "2", *QUICK]  # fmt: skip
@@ -46,7 +48,7 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
 
     artifact = load_artifact(run)
     assert artifact.kind == "segmenter"
-    assert artifact.details.classes == NAMES
+    assert artifact.details.classes == names
     assert artifact.details.inference == InferenceConfig(short_side=40)
     assert artifact.details.trained["metrics"]["miou"] > 0.6  # always ground: 0.22
 
@@ -54,6 +56,7 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert "No images" not in page
     assert "mean IoU" in page
     assert all(name in page for name in NAMES)
+    assert "neither occur nor are predicted: kerb." in page
 
     images = data / "images" / "val"
     assert main(["predict", str(run), str(images), "--out", str(out)]) == 0
@@ -126,13 +129,23 @@ def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
     backbone = replace(recipe.model, size=(28, 28), patch=14, mean=(0.1, 0.2, 0.3))
     model = for_segmenting(backbone, recipe)
     assert (model.size, model.mean) == ((28, 28), (0.1, 0.2, 0.3))
-    assert for_segmenting(replace(backbone, patch=7), recipe).size == (35, 35)
+    larger = replace(backbone, size=(42, 42), patch=7)
+    assert for_segmenting(larger, recipe).size == (35, 35)  # 32, to whole patches
     for name, published in RECIPES["segment"].items():
         model = for_segmenting(backbone, published())
         statistics = (IMAGENET_MEAN, IMAGENET_STD) if "ade20k" in name else (backbone.mean, HALF)
         assert (model.mean, model.std) == statistics
         four = replace(backbone, channels=4, mean=(0.1,) * 4, std=(0.2,) * 4)
         assert for_segmenting(four, published()).mean == four.mean
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("small", 64), ("small-linear", 64),
+                                              ("base-ade20k", 512)])  # fmt: skip
+def test_a_crop_enlarges_a_small_backbone_only_as_published(recipe, size):
+    """At 224 pixels a step took many times as long, and patches showed other things."""
+    backbone = replace(find_recipe("segment", "small", SegmentRunConfig).model, size=(64, 64))
+    config = find_recipe("segment", recipe, SegmentRunConfig)
+    assert for_segmenting(replace(backbone, patch=8), config).size == (size, size)
 
 
 @pytest.mark.parametrize("options", [{"micro_batch": 1}, {"batch": 1}], ids=str)
