@@ -281,6 +281,13 @@ def test_help_is_answered_without_torch(environment):
         assert f"{name}:" in done.stdout
 
 
+@pytest.mark.parametrize(("verb", "words"), [("pretrain", "8h. The plan is printed"),
+                                             ("export", "segmenters), tokens (tok")])  # fmt: skip
+def test_help_on_an_option_is_one_paragraph(verb, words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "150")
+    assert words in call(capsys, verb, "--help")[1]
+
+
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
 def test_no_verb_is_a_request_for_help(capsys, arguments):
     code, out, _ = call(capsys, *arguments)

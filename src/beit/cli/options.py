@@ -6,10 +6,12 @@ import contextlib
 import functools
 import io
 import os
+import re
 import shutil
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
@@ -26,6 +28,7 @@ AsDivided = Annotated[DividedDataConfig, tyro.conf.arg(name="")]
 AS_READ, AS_DIVIDED = DataConfig(), DividedDataConfig()
 Verb = Callable[[list[str]], None]
 MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+_WITHIN_AN_OPTION = re.compile(r"\n {12,}(?=\S)")
 NARROWEST = 40
 """Columns at least: on fewer the parser wraps its help without an end, and tables lose cells."""
 
@@ -71,6 +74,9 @@ def verb_with_subcommands(
 
 
 def _binding(function: Callable[..., None]) -> Callable[..., functools.partial[None]]:
+    # The parser reads it there, and would keep the ends of lines within the help of an option.
+    function.__doc__ = _WITHIN_AN_OPTION.sub(" ", function.__doc__ or "")
+
     @functools.wraps(function)
     def bind(*values: object, **options: object) -> functools.partial[None]:
         return functools.partial(function, *values, **options)
@@ -95,7 +101,7 @@ def parsing() -> Iterator[None]:
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
     try:
-        with _pixels(), contextlib.redirect_stderr(printed):
+        with _as_written(), contextlib.redirect_stderr(printed):
             yield
     except SystemExit as left:
         cause = left.__context__
@@ -108,8 +114,30 @@ def parsing() -> Iterator[None]:
     sys.stderr.write(printed.getvalue())
 
 
-def _pixels() -> tyro.constructors.ConstructorRegistry:
+def _as_written() -> tyro.constructors.ConstructorRegistry:
+    """How options are read that the parser would read otherwise, and how their help is shown."""
     registry = tyro.constructors.ConstructorRegistry()
+    asked: list[tyro.constructors.StructTypeInfo] = []
+
+    @registry.struct_rule
+    def unwrapped(
+        info: tyro.constructors.StructTypeInfo,
+    ) -> tyro.constructors.StructConstructorSpec | None:
+        """The help of each option of a config as one paragraph."""
+        if any(one is info for one in asked):
+            return None
+        asked.append(info)
+        try:
+            spec = registry.get_struct_spec(info)
+        finally:
+            asked.pop()
+        if not isinstance(spec, tyro.constructors.StructConstructorSpec):
+            return None
+        fields = (
+            replace(item, helptext=functools.partial(_one_paragraph, item.helptext))
+            for item in spec.fields
+        )
+        return replace(spec, fields=tuple(fields))
 
     @registry.primitive_rule
     def square(
@@ -132,6 +160,11 @@ def _pixels() -> tyro.constructors.ConstructorRegistry:
         )
 
     return registry
+
+
+def _one_paragraph(text: str | Callable[[], str | None] | None) -> str | None:
+    shown = text() if callable(text) else text
+    return shown and " ".join(shown.split())
 
 
 def value_of(option: str, args: Sequence[str]) -> str:

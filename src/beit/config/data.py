@@ -176,12 +176,12 @@ class _ClassesConfig(ReadingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolderConfig(_ClassesConfig):
-    """What folders mean, where they leave it open, to what takes the parts of data as they are."""
+    """How folders are read, if they leave it open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(_ClassesConfig):
-    """The same to what divides them: training, and what compares as it does."""
+    """How folders are read and divided into splits, if they leave it open."""
 
     fold: str = ""
     """Of data in fold folders, such as fold1/ and fold2/, the one to hold out; the others are
