@@ -281,10 +281,10 @@ def test_help_is_answered_without_torch(environment):
         assert f"{name}:" in done.stdout
 
 
-@pytest.mark.parametrize(("verb", "words"), [("pretrain", "8h. The plan is printed"),
+@pytest.mark.parametrize(("verb", "words"), [("pretrain", "for code of your"),
                                              ("export", "segmenters), tokens (tok")])  # fmt: skip
 def test_help_on_an_option_is_one_paragraph(verb, words, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "100")
     assert words in call(capsys, verb, "--help")[1]
 
 
