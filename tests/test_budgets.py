@@ -15,7 +15,7 @@ from beit.config.validation import seconds_of
 from beit.errors import ConfigError
 from beit.recipes import RECIPES, find_recipe
 from beit.recipes.budgets import BUDGETS, LABELLED_LR, fitting_size
-from beit.tasks import TASKS, Inputs, budget, execution, rehearsal
+from beit.tasks import TASKS, Inputs, budget, execution, rehearsal, run_config
 from beit.training.distributed import Processes
 from beit.training.run_folder import read_run_config
 
@@ -71,7 +71,7 @@ def plan(verb, data, text, **given):
     given |= {"data": str(data), "out": "nowhere", "time": text, "device": "cpu", "workers": 0}
     config = find_recipe(verb, "small", kind)
     if "init" in given:
-        config = execution.starting_from(config, given["init"])
+        config = run_config.starting_from(config, given["init"])
     config = override(config, given)
     return budget.make_plan(TASKS[verb], config, given, False, Inputs())
 
@@ -121,7 +121,7 @@ def test_what_was_given_wins(timed, class_folders):
 def test_the_plan_says_what_why_how_long_and_what_else(timed, class_folders):
     told = "\n".join(plan("pretrain", class_folders, "5m").lines)
     for word in ("what ", "why ", "time ", "expect ", "instead ", "beit-base-22k", "36 images",
-                 "kmeans", "not measured"):  # fmt: skip
+                 "kmeans", "from scratch 23 %"):  # fmt: skip
         assert word in told
 
 

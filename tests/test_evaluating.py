@@ -231,7 +231,7 @@ def test_of_changed_images_those_that_the_run_learned_from_are_left_out(here, mo
     (here / "copied").rename(here / "other")
     found = evaluate(run, data=str(here / "other"), workers=0)
     assert found.images == 35
-    assert [note[:28] for note in found.notes] == ["29 of these 35 images have n"]
+    assert [note[:28] for note in found.notes] == ["29 of these 35 images have t"]
 
 
 def test_images_learned_from_before_they_were_changed_are_left_out(here):

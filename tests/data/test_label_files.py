@@ -230,7 +230,7 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
     ("text", "match"),
     [
         (rows("file,score", "p{n}.png,0.{n}7"), "6 different numbers, from 0.07 to 0.57"),
-        (rows("image,label", "p{n}.png,c{n}"), "each of the 6 images .* has a label of its own"),
+        (rows("image,label", "p{n}.png,c{n}"), "each of the 6 training images .* has a label"),
         (rows("image,text", "p{n}.png,c{n}"), "6 of the 6 cells of column 'text' .* are diff"),
         (rows("", "p{n}.png,{c},1"), "holds the labels: it has 3 columns without headings"),
         (rows("image,label,class", "p{n}.png,{c},{n}"), "may hold the labels: .*label.*class"),
@@ -241,7 +241,7 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
         (rows("image,a,b", "p{n}.png,{b},{b}").replace("5.png,1,1", "5.png,1,-1"), "holds the lab"),
         (rows("image", "p{n}.png"), "has no labels"),
         (rows("image,set,label", "p{n}.png,val,{c}"), "no split for training"),
-        ("image,set,label\np0.png,train,a\np1.png,train,b\np2.png,val,c\n", "learn from .* 'c'"),
+        ("image,set,label\np0.png,train,a\np1.png,train,b\np2.png,val,c\n", "training image .*'c'"),
     ],
 )  # fmt: skip
 def test_what_is_refused_for_labels_only(root: Path, text: str, match: str) -> None:
@@ -294,9 +294,9 @@ def test_json_lines(root: Path) -> None:
     tags = '{"file_name": "p0.png", "tags": ["a b", "c"]}\n{"file_name": "p1.png", "tags": ["c"]}\n'
     assert labels(read(root, tags, "m.jsonl")) == [("p0.png", ("a b", "c")), ("p1.png", ("c",))]
     for wrong, match in (
-        ("{", "line 1 .* no JSON"),
-        ('{"file_name": "\\ud800"}', "line 1 .* no JSON"),
-        ("[1]", "no JSON object"),
+        ("{", "line 1 .* not JSON"),
+        ('{"file_name": "\\ud800"}', "line 1 .* not JSON"),
+        ("[1]", "not a JSON object"),
         ("", "no images"),
     ):
         with pytest.raises(DataError, match=match):
@@ -313,7 +313,7 @@ def test_a_json_list(root: Path) -> None:
     for wrong, match in (
         ('{"images": []}', "holds no JSON list: it is no list"),
         ("[", "holds no JSON list"),
-        ("[{},\n\n1]", "line 3 of .* is no JSON object: 1"),
+        ("[{},\n\n1]", "line 3 of .* is not a JSON object: 1"),
         ("[]", "names no images"),
     ):
         with pytest.raises(DataError, match=match):

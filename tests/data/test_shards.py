@@ -282,7 +282,7 @@ def test_braces() -> None:
     ]
     assert expand_braces("{098..101}")[:3] == ["098", "099", "100"]
     assert expand_braces("{{1..2},z}") == ["1", "z", "2", "z"]
-    with pytest.raises(ConfigError, match="no range"):
+    with pytest.raises(ConfigError, match="not a range"):
         expand_braces("{3..1}")
 
 

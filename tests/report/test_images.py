@@ -23,10 +23,11 @@ from beit.models.features import attention_maps
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchify
 from beit.objectives.targets import patchify
+from beit.report import classification
 from beit.report.classification import Predicted, confusions
 from beit.report.inputs import FEWEST, RunModel, batches, best_typical_worst
 from beit.report.page import changed_options, command
-from beit.report.pretraining import CentralMasks, queries, write_strip
+from beit.report.pretraining import STRIP_ROWS, ZOOM, CentralMasks, queries, write_strip
 from beit.report.tokenizer import Encoded, vocabulary
 from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
@@ -117,10 +118,10 @@ def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
 
 
 def test_a_strip_is_one_image_of_rows(runs, tmp_path):
-    place = write_strip(runs.pretraining, tmp_path / "strip.png", rows=2, zoom=1)
+    place = write_strip(runs.pretraining, tmp_path / "strip.png")
     with Image.open(place) as strip:
-        assert strip.size == (5 * (32 + 12), 2 * (32 + 12))
-    with pytest.raises(ConfigError, match="no pre-training"):
+        assert strip.size == (5 * (ZOOM * 32 + 12), STRIP_ROWS * (ZOOM * 32 + 12))
+    with pytest.raises(ConfigError, match="not a pre-training run"):
         write_strip(runs.tokenizer, tmp_path / "other.png")
 
 
@@ -175,18 +176,19 @@ def test_the_surest_answers_come_first():
     keys = ("a", "b", "c", "d")
     found = Predicted(probabilities.log(), torch.tensor([0, 0, 1, 0]), keys, reads)
     assert found.surest(right=True) == [0, 2]
-    assert found.surest(right=False, most=1) == [1]
+    assert found.surest(right=False) == [1, 3]
     assert [(bar.name, bar.is_true, bar.is_given) for bar in found.bars(1)] == [
         ("dog", False, True), ("cat", True, False),
     ]  # fmt: skip
 
 
-def test_confusions_are_named():
+def test_confusions_are_named(monkeypatch):
     confusion = torch.tensor([[5, 1, 0], [0, 4, 0], [0, 3, 0]])
     shown = confusions(confusion, ("a", "<b>", "c"))
     assert 'title="c answered as &lt;b&gt;: 3"' in shown
     assert shown.count('class="hit"') == 2
-    listed = confusions(confusion, ("a", "<b>", "c"), most=2)
+    monkeypatch.setattr(classification, "MOST_CLASSES", 2)
+    listed = confusions(confusion, ("a", "<b>", "c"))
     assert listed.index("3 of 3") < listed.index("1 of 6")
 
 

@@ -19,7 +19,7 @@ from beit.errors import ConfigError
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.report.pretraining import write_strip
+from beit.report.pretraining import STRIP_ROWS, ZOOM, write_strip
 from beit.tasks.finished import report_run
 from beit.tokenizers import build_tokenizer
 from beit.tokenizers.vq import VQKDTokenizer
@@ -245,9 +245,12 @@ def test_reports_show_tokens_and_no_paintings(other_tokenizer, trained, tmp_path
     assert "Predicted tokens as colours" in page
     assert "tokens decoded" not in page
     assert "tokens decoded" in report_run(trained.pretrained).read_text()
-    strip = write_strip(run, tmp_path / "strip.png", rows=1, zoom=1)
+    strip = write_strip(run, tmp_path / "strip.png")
     with Image.open(strip) as image:
-        assert image.size == (3 * (backbone.size[1] + 12), backbone.size[0] + 12)
+        assert image.size == (
+            3 * (ZOOM * backbone.size[1] + 12),
+            STRIP_ROWS * (ZOOM * backbone.size[0] + 12),
+        )
 
 
 @pytest.mark.parametrize(

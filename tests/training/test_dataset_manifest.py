@@ -74,7 +74,7 @@ def test_differences_are_told(tmp_path: Path):
     save_manifest(folder, old)
     check_unchanged(file, old.fingerprint, old)
     for now, told in (
-        (keys("a", "b", "c", "d", "e", "f"), r"from: 1 added \(f\)\n"),
+        (keys("a", "b", "c", "d", "e", "f"), r"trained on: 1 added \(f\)\n"),
         (keys("e"), r"4 removed \(a, b, c, \.\.\.\)"),
         (keys("b", "a", "c", "d", "e"), "other sizes, contents, labels or order"),
     ):

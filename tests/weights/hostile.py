@@ -215,7 +215,7 @@ def misuses(canary: str) -> dict[str, tuple[bytes, str]]:
         "module with arguments": (called("dall_e.utils.Conv2d", b"}"), NO_TENSORS),
         "tensor without arguments": (called(rebuild), "other arguments"),
         "tensor of text": (called(rebuild, *[touch] * 6), "by sizes"),
-        "parameter of a call": (called("torch._utils._rebuild_parameter", ordered), "no tensor"),
+        "parameter of a call": (called("torch._utils._rebuild_parameter", ordered), "not a tensor"),
         "set of a call": (called("builtins.set", system), strange),
         "default factory": (called("collections.defaultdict", system), strange),
         "hook": (conv + entries(_forward_hooks=entries(a=system)) + b"b", strange),

@@ -310,7 +310,7 @@ def _values(path: str, text: str) -> Iterator[tuple[int, object]]:
             yield line, parse_json(content)
         except ValueError as error:
             raise DataError(
-                f"line {line} of {path} is no JSON: {error}", remedy=_EXAMPLE
+                f"line {line} of {path} is not JSON: {error}", remedy=_EXAMPLE
             ) from error
 
 

@@ -41,7 +41,8 @@ def second_view(
     *,
     crop: tuple[float, float],
     jitter: float,
-) -> Float[Tensor, "batch channels height width"]:
+    size: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch channels rows columns"]:
     """The views of SimCLR (arXiv:2002.05709, appendix A) without its blur, in [0, 1].
 
     Args:
@@ -49,13 +50,16 @@ def second_view(
         numbers: Uniform in [0, 1), `NUMBERS` of each image.
         crop: Fraction of the area in the crop, smallest and largest.
         jitter: Strength of brightness, contrast and saturation; of hue a quarter of it.
+        size: Height and width of the result; None: those of the images.
     """
     with torch.autocast(images.device.type, enabled=False):  # eight bits of colour are kept
-        views = _cropped(images.float() / 255, numbers[:, :5], crop)
+        views = _cropped(images.float() / 255, numbers[:, :5], crop, size or images.shape[2:])
         return _recoloured(views, numbers[:, 5:], jitter)
 
 
-def _cropped(images: Tensor, numbers: Tensor, scale: tuple[float, float]) -> Tensor:
+def _cropped(
+    images: Tensor, numbers: Tensor, scale: tuple[float, float], size: tuple[int, ...]
+) -> Tensor:
     """A part of each image at a random aspect, mirrored half of the time."""
     part, aspect, mirror, left, top = numbers.unbind(dim=1)
     area, log_aspect = scale[0] + (scale[1] - scale[0]) * part, ASPECT * (2 * aspect - 1)
@@ -65,7 +69,8 @@ def _cropped(images: Tensor, numbers: Tensor, scale: tuple[float, float]) -> Ten
     down = torch.stack([zero, height], dim=1)
     middle = torch.stack([(2 * left - 1) * (1 - width), (2 * top - 1) * (1 - height)], dim=1)
     places = torch.cat([torch.stack([across, down], dim=1), middle[:, :, None]], dim=2)
-    grid = F.affine_grid(places, [*images.shape], align_corners=False)
+    shape = [*images.shape[:2], *size]
+    grid = F.affine_grid(places, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
