@@ -112,6 +112,14 @@ def test_a_short_fine_tuning_has_a_high_rate_and_mild_augmentation(timed, class_
         assert config.augment.mixup == config.augment.cutmix == 0
 
 
+def test_an_apple_gpu_is_planned_for_as_a_gpu(timed, monkeypatch, class_folders):
+    apple = Processes(0, 1, torch.device("mps"))
+    monkeypatch.setattr(budget, "start_processes", lambda _: apple)
+    made = plan("finetune", class_folders, "5m")
+    assert "on an Apple GPU" in made.lines[0]
+    assert made.config.model.width == next(row for row in BUDGETS if row.device == "cuda").width
+
+
 def test_what_was_given_wins(timed, class_folders):
     given = {"width": 96, "heads": 3, "steps": 7, "lr": 5e-4, "batch": 4, "patch": 4}
     config = plan("pretrain", class_folders, "5m", **given).config

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ def make_plan(
     fixed = named or bool(getattr(config, "init", "")) or isinstance(config, TokenizerRunConfig)
     row, measured = None, None
     if fixed and not named:
-        config = _with_labels(config, processes.device.type, given)
+        config = _with_labels(config, _kind(processes), given)
     if not fixed:
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
     if measured is None:
@@ -125,7 +125,7 @@ def _chosen(
     allowance: float,
 ) -> tuple[Budget, Config, Measured]:
     """The largest row of the table that sees enough images in the time."""
-    rows = [row for row in BUDGETS if row.device == processes.device.type]
+    rows = [row for row in BUDGETS if row.device == _kind(processes)]
     best: tuple[Budget, Config, Measured] | None = None
     shortest = 0
     for row in rows:
@@ -167,16 +167,20 @@ def _options(
     return {name: value for name, value in options.items() if name in known and name not in given}
 
 
+def _kind(processes: Processes) -> Literal["cpu", "cuda"]:
+    """Of a device, as the table of budgets has it, where every GPU counts as one of CUDA."""
+    return "cpu" if processes.device.type == "cpu" else "cuda"
+
+
 def _with_labels(config: Config, device: str, given: Mapping[str, object]) -> Config:
     """The config with the batch, the rate and the head that its backbone takes with labels."""
     if isinstance(config, PretrainRunConfig | TokenizerRunConfig):
         return config
     known, options = by_name(config), dict[str, object](SMALL_HEAD if device == "cpu" else {})
-    width = known["width"]
-    assert isinstance(width, int)
-    rate = next((rate for widest, rate in LABELLED_LR.items() if width <= widest), None)
-    if rate is not None and not given.keys() & {"batch", "lr"}:
-        options |= {"batch": LABELLED_BATCH[device], "lr": rate}
+    width = known.get("width")  # which a task of one's own may call otherwise
+    if isinstance(width, int) and not given.keys() & {"batch", "lr"}:
+        rates = [rate for widest, rate in LABELLED_LR.items() if width <= widest]
+        options |= {"batch": LABELLED_BATCH[device], "lr": rates[0]} if rates else {}
     return override(
         config, {name: options[name] for name in options.keys() & known.keys() - given.keys()}
     )
@@ -258,7 +262,8 @@ def _lines(
     left: float,
 ) -> Iterator[str]:
     training, known = config.training, by_name(config)
-    where = f"{cores()} CPU cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    where = {"cpu": f"{cores()} CPU cores", "mps": "an Apple GPU"}.get(device.type)
+    where = where or torch.cuda.get_device_name(device)
     yield f"plan for {config.time} of {verb} on {where}, for {measured.images:,} images"
     steps = training.steps
     if "width" in known:
