@@ -97,6 +97,8 @@ async def _of_form(headers: Headers, body: bytes, most: int) -> Images:
     except MultiPartException as error:
         many = error.message.startswith("Too many files")
         raise Refused(TOO_MANY_IMAGES if many else BAD_BODY) from None
+    except ValueError:  # of the parser itself, which older releases of starlette let through
+        raise Refused(BAD_BODY) from None
     names, files = [], []
     for name, value in form.multi_items():
         if not isinstance(value, UploadFile):
