@@ -106,16 +106,10 @@ def test_base_type_reads_its_subclasses():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (
-            {"type": "PretrainRunConfg"},
-            "'PretrainRunConfg' is not a known .*\n.*'PretrainRunConfig'",
-        ),
+        ({"type": "PretrainRunConfg"}, "Confg' is not a known .*\n.*'PretrainRunConfig'"),
         ({"type": "ViewConfig"}, "'ViewConfig' is not a known PretrainRunConfig"),
         ({"lables": ""}, "no option 'lables'.*\n.*'labelled'"),
-        (
-            {"masking": {"type": "BlockMaskin"}},
-            "'BlockMaskin' is not a known MaskingConfig.*\n.*Block",
-        ),
+        ({"masking": {"type": "BlockMaskin"}}, "skin' is not a known MaskingConfig.*\n.*Block"),
         ({"masking": {"type": "ViewConfig"}}, "'ViewConfig' is not a known MaskingConfig"),
         ({"masking": {"type": "BlockMasking", "ratio": 1}}, "BlockMasking has no option 'ratio'"),
         ({"masking": {"type": "MaskingConfig"}}, "MaskingConfig cannot be made"),

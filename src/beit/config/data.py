@@ -153,8 +153,8 @@ class ReadingConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ClassesConfig(ReadingConfig):
-    """Where the classes are, in folders that leave it open."""
+class ClassFolderConfig(ReadingConfig):
+    """How folders are read, if they leave it open."""
 
     class_level: PositiveInt | None = None
     """Which folders are the classes: 1 for those at the top (or directly in train/), 2 for those
@@ -175,12 +175,7 @@ class _ClassesConfig(ReadingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassFolderConfig(_ClassesConfig):
-    """How folders are read, if they leave it open."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderConfig(_ClassesConfig):
+class FolderConfig(ClassFolderConfig):
     """How folders are read and divided into splits, if they leave it open."""
 
     fold: str = ""

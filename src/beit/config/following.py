@@ -10,7 +10,8 @@ from beit.config.model import HALF
 from beit.terminal import shown
 
 SHORT = 2_000
-"""Steps up to which fine-tuning does without strong augmentation (docs/notes/small-budgets.md)."""
+"""Steps up to which fine-tuning does without strong augmentation: measured up to 1,500, on a small
+backbone (docs/notes/small-budgets.md)."""
 
 
 class Rule(NamedTuple):

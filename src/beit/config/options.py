@@ -307,7 +307,7 @@ class SegmentOptions(
     per_class: int | None
 
 
-class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
+class EvaluateOptions(FolderOptions, LabelFileOptions, MaskOptions, total=False):
     data: str | PathLike[str]
     split: str | PathLike[str]
     flip: bool
@@ -315,8 +315,6 @@ class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
     device: str | PathLike[str]
     classified: ClassifiedConfig
     folders: ClassFolderConfig
-    class_level: int | None
-    label_pattern: str | PathLike[str]
     label_file: LabelFileConfig
     crop: float | None
     size: tuple[int, int] | None
