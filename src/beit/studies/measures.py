@@ -115,6 +115,12 @@ def converged(run: Path) -> float:
     return next(step for step, value in points if value >= CONVERGED * points[-1][1])
 
 
+def caught_up(run: Path, other: Path) -> float:
+    """The first evaluated step that is as good as the other run ever is; the last if none is."""
+    points, mark = read_history(run).points("evaluate", "top1"), validation(str(other))
+    return next((step for step, value in points if value >= mark), points[-1][0])
+
+
 class Tables(NamedTuple):
     """The features of the parts."""
 

@@ -20,10 +20,11 @@ from beit.config import FinetuneRunConfig, SegmentRunConfig
 from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
-from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
+from beit.recipes.studies import BEIT, SCRATCH, UNTRAINED, Arm, StudyPlan, number_of
 from beit.studies.jobs import Job, at_once, carried_out, check_plan, once, record_made, tested
 from beit.studies.measures import (
     attention_overlaps,
+    caught_up,
     converged,
     even_attention,
     frozen_scores,
@@ -246,17 +247,20 @@ class Study:
         }  # fmt: skip
         self.train([Job("finetune", run) for run in runs.values()], "fine-tuning")
 
-        def record(measure: str, labels: int, values: Callable[[Path], list[float]]) -> None:
+        def record(measure: str, labels: int, values: Callable[[Path, Path], list[float]]) -> None:
+            def pair(name: str, seed: int, draw: int) -> tuple[Path, Path]:
+                both = (runs[one, labels, seed, draw].out for one in (name, SCRATCH))
+                first, scratch = map(Path, both)
+                return first, scratch
+
             for arm in self.arms:
-                every = [
-                    [values(Path(runs[arm.name, labels, seed, draw].out)) for draw in draws]
-                    for seed in seeds
-                ]
-                self._record(arm.name, measure, every, measure != "updates to 90 %")
+                every = [[values(*pair(arm.name, seed, draw)) for draw in draws] for seed in seeds]
+                self._record(arm.name, measure, every, measure not in COUNTS)
 
         for labels in plan.labels:
-            record(finetuned(labels), labels, tested)
-        record("updates to 90 %", plan.searched, lambda run: [converged(run)])
+            record(finetuned(labels), labels, lambda run, _: tested(run))
+        record(CONVERGENCE, plan.searched, lambda run, _: [converged(run)])
+        record(CATCHING_UP, plan.searched, lambda run, scratch: [caught_up(run, scratch)])
 
     def prolong(self, found: Mapping[str, Setting]) -> None:
         """Double the updates of one seed and draw until validation no longer rises."""
@@ -387,7 +391,9 @@ class Study:
 
 CONVERGED_AT = "fine-tuned until it no longer rises"
 ATTENTION = "attention IoU"
-COUNTS = ("its updates", "updates to 90 %", "CPU s before")
+CONVERGENCE = "updates to 90 %"
+CATCHING_UP = "updates to the best from scratch"
+COUNTS = ("its updates", CONVERGENCE, CATCHING_UP, "CPU s before")
 
 
 def finetuned(labels: int) -> str:
