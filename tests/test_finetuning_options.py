@@ -141,6 +141,22 @@ def test_mirrored_images_change_the_answer_of_a_model_but_not_of_its_mirror(
     assert main([*words, "--format", "json"]) == 0
 
 
+def test_a_run_that_stopped_early_goes_on_with_more_patience(
+    trained: Any, class_folders: Path, tmp_path: Path
+) -> None:
+    options = {
+        **QUICK, "data": class_folders, "init": trained.pretrained, "out": tmp_path / "run",
+        "lr": 1e-12, "evaluate_every": 1,
+    }  # fmt: skip
+    beit.finetune("tiny", patience=1, **options)
+    (stopped,) = (line for line in _log(tmp_path / "run") if line.startswith("stopped early"))
+    assert "after step 2 of 4" in stopped
+    beit.finetune("tiny", patience=9, resume=True, **options)
+    log = _log(tmp_path / "run")
+    assert any(line.startswith("going on after step 2") for line in log)
+    assert "saved after step 4" in log
+
+
 def test_a_segmenter_learns_from_few_images_and_a_frozen_backbone(
     trained: Any, tmp_path: Path
 ) -> None:

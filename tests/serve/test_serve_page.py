@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from beit.config.serve import ServeConfig
+from beit.data.file_types import FORMATS
 from beit.serve import http_errors
 from served import png, serving, write_artifacts
 
@@ -31,6 +32,14 @@ def test_the_codes_are_those_of_the_code():
     }
     for status, code in re.findall(r"(\d{3}) `([a-z_]+)`", PAGE):
         assert known[code].status == int(status)
+
+
+def test_a_refusal_names_the_formats_that_are_read():
+    page = Path(http_errors.__file__).with_name("page.html").read_text()
+    (shown,) = re.findall(r"^  not_an_image: .*$", page, re.MULTILINE)
+    for text in (http_errors.NOT_AN_IMAGE.text, shown):
+        words = text.upper().replace(" ", "")
+        assert [name for name in FORMATS if name not in words] == []
 
 
 def test_the_options_exist():

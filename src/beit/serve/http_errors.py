@@ -52,7 +52,11 @@ WRONG_TYPE = Reason(
     "wrong_content_type",
     "Send images as image/*, multipart/form-data or application/json, without encoding.",
 )
-NOT_AN_IMAGE = Reason(415, "not_an_image", "It is not a JPEG, PNG, WebP, BMP, GIF or TIFF image.")
+NOT_AN_IMAGE = Reason(
+    415,
+    "not_an_image",
+    "It is not a JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, JPEG 2000 or AVIF image.",
+)
 UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
 BAD_BODY = Reason(
     422, "bad_body", "The form or JSON does not hold images as /openapi.json describes them."

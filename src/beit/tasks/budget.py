@@ -103,7 +103,8 @@ def make_plan(
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
     if measured is None:
         measured = measure(task, config, processes, inputs, allowance)
-    if isinstance(config, PretrainRunConfig) and measured.tokenizer > TOKENIZER_FRACTION * seconds:
+    slow = measured.tokenizer > TOKENIZER_FRACTION * seconds
+    if isinstance(config, PretrainRunConfig) and slow and "tokenizer_recipe" not in given:
         config = override(config, {"tokenizer_recipe": "kmeans"})
         measured = measure(task, config, processes, inputs, allowance)
     config, measured = _smaller_batches(config, measured, seconds, given)

@@ -34,6 +34,7 @@ RESUMABLE = {
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.patience",
     "training.tracker",
     "training.process_timeout",
     "training.sharding",
