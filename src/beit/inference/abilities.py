@@ -71,7 +71,7 @@ def view(predictor: Predictor, pixels: np.ndarray, _options: Options) -> Tensor:
 def _predict(predictor: Predictor, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
     rows = predictor.probabilities(views)
     _check_finite(rows)
-    labels = predictor.answering.labels
+    labels = predictor.artifact.details.labels
     return [{"labels": [label.answer() for label in labels(row, options["top"])]} for row in rows]
 
 

@@ -116,7 +116,7 @@ class Classes(Output):
 
     def __init__(self, predictor: Predictor, top: int | None) -> None:
         super().__init__(predictor)
-        self._answering, self._top = predictor.answering, top
+        self._top = top
         self._ids = {name: number for number, name in enumerate(predictor.classes)}
         self.columns = {**ANSWERS, "probabilities": Column("float32", 0)}
 
@@ -124,7 +124,8 @@ class Classes(Output):
         return self.predictor.class_probabilities(images)
 
     def cells(self, rows: Tensor, images: Images, names: Sequence[str]) -> dict[str, Cells]:
-        labels = [self._answering.labels(row, self._top) for row in rows]
+        details = self.predictor.artifact.details
+        labels = [details.labels(row, self._top) for row in rows]
         return {
             "labels": labels,
             "class_ids": [[self._ids[label.name] for label in each] for each in labels],

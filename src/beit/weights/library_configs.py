@@ -17,7 +17,7 @@ from torch import Tensor
 from beit.config.data import Resize
 from beit.config.runs import Pooling
 from beit.config.tokenizer import Interpolation
-from beit.models.position import CLASS_ROWS, Grid, table_length
+from beit.models.position import CLASS_ROWS, Grid, resize_absolute_position, table_length
 from beit.weights.keymap import INDEX, TABLE, Family, Tensors
 from beit.weights.overrides import Entries, Overrides
 from beit.weights.published import is_published_hub
@@ -174,7 +174,7 @@ def as_read(tensors: Tensors, size: tuple[int, int] | None) -> tuple[Tensors, tu
         if name.endswith(TABLE) and value.ndim == 2 and len(value) == table_length(grid):
             found[name] = _table_as_read(value, grid)
         if name.endswith("pos_embed") and value.ndim == 3 and side * side == grid[0] * grid[1]:
-            found[name] = _positions_as_read(value, side, grid)
+            found[name] = resize_absolute_position(value, (side, side), grid)
     note = (
         f"positions of {grid[0]} x {grid[1]} patches are resized as transformers does when it "
         "reads them, which takes them for another shape"
@@ -189,13 +189,6 @@ def _table_as_read(table: Tensor, grid: Grid) -> Tensor:
     resized = F.interpolate(offsets, size=(height, width), mode="bilinear").permute(0, 2, 3, 1)
     rows = resized.reshape(height * width, -1).to(table.dtype)
     return torch.cat([rows, table[-CLASS_ROWS:]])
-
-
-def _positions_as_read(positions: Tensor, side: int, grid: Grid) -> Tensor:
-    patches = positions[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    whole = resized.flatten(2).transpose(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], whole], dim=1)
 
 
 # -- transformers: the image processor -------------------------------------------------------------
