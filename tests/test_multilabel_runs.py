@@ -20,7 +20,7 @@ from beit.errors import DataError
 from beit.report.classification import Validation
 from beit.training.run_folder import read_run_config
 from beit.weights.convert import convert
-from beit.weights.model_card import model_card
+from beit.weights.push import model_card
 from beit.weights.store import EVEN, load_artifact, read_artifact, save_artifact
 from served import serving
 from several_labels import LABELS, OPTIONS, SHORT
