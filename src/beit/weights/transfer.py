@@ -11,7 +11,8 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,14 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from beit.config.model import VisionTransformerConfig
 from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
-from beit.errors import CheckpointError
+from beit.errors import CheckpointError, ConfigError
+from beit.models.heads import BackboneModel
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
 from beit.terminal import quoted
 from beit.weights.keymap import TABLE
 
+Bias = Literal["shared", "per-block"]
 SHARED = f"rel_pos_bias.{TABLE}"
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
 """What a backbone must have in common with the one that its weights come from."""
@@ -215,6 +218,35 @@ def start_from(
         changed.append("a mask token of its own, as there was none")
     load_strictly(backbone, weights)
     return Transfer(changed, left)
+
+
+def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
+    """The same model with its relative bias shared by all blocks, or one table per block.
+
+    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
+    """
+    if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
+        raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
+    old = model.backbone
+    if old.config.relative_position == bias:
+        return model
+    weights = dict(old.state_dict())
+    new = VisionTransformer(replace(old.config, relative_position=bias))
+    if bias == "shared":
+        names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
+        tables = [weights.pop(name) for name in names]
+        for name, table in zip(names, tables, strict=True):
+            if not torch.equal(table, tables[0]):
+                raise CheckpointError(
+                    f"{name} differs from the table of the first block: they cannot be shared",
+                    remedy="keep one table per block",
+                )
+        weights[f"rel_pos_bias.{TABLE}"] = tables[0]
+        new.load_state_dict(weights)
+    else:
+        start_from(new, weights, old.config)
+    model.backbone = new.eval()
+    return model
 
 
 # -- heads -----------------------------------------------------------------------------------------
