@@ -24,7 +24,6 @@ from beit.weights.library_configs import (
 from beit.weights.locate import (
     OF_HEADS,
     Located,
-    Mapped,
     Naming,
     locate,
     summed_bias,
@@ -77,7 +76,8 @@ class Detected(NamedTuple):
     family: Family
     tensors: Tensors
     known: Overrides
-    notes: tuple[str, ...]
+    notes: list[str]
+    """On how they were read, and on what is assumed of them."""
 
 
 def detect(foreign: Foreign, overrides: Overrides) -> Detected:
@@ -86,8 +86,8 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
     Raises CheckpointError for other architectures, and for what BEiT has no place for.
     """
     check_architecture(foreign.config)
-    tensors, notes = _in_float32(foreign.tensors)
-    located = locate(tensors)
+    notes = foreign.notes
+    located = locate(_in_float32(foreign.tensors, notes), notes)
     if located is None or _is_unknown(located):
         raise _unknown(foreign.tensors)
     empty = [name for name, tensor in located.trunk.items() if not tensor.numel()]
@@ -97,38 +97,36 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
             "divided them among several files",
             remedy="gather them first, e.g. with the zero_to_fp32.py that DeepSpeed puts beside it",
         )
-    mapped = to_published_names(located)
-    notes = (*foreign.notes, *notes, *located.notes, *mapped.notes)
-    if mapped.family == "dalle":
-        tensors, note = _with_decoder(mapped.tensors, foreign)
-        return Detected("dalle", tensors, overrides, notes + note)
-    known, assumed = _known(foreign, mapped.family)
+    family, tensors = to_published_names(located)
+    if family == "dalle":
+        return Detected(family, _with_decoder(tensors, foreign), overrides, notes)
+    tensors = summed_bias(tensors, notes)
+    known = _known(foreign, family)
     transformers = located.naming == "transformers"
     if transformers and not foreign.config.content:
         known = known.over(Overrides(epsilon=EPSILON))
-        assumed += (f"norms with an epsilon of {EPSILON}, its library's default",)
-    elif transformers and not any(name.endswith(TABLE) for name in tensors):
+        notes.append(f"norms with an epsilon of {EPSILON}, its library's default")
+    elif transformers and not any(name.endswith(TABLE) for name in foreign.tensors):
         known = known.over(Overrides(heads=HEADS))
     known = overrides.over(known)
-    family, tensors, unread = _classifying(mapped._replace(notes=()), known)
-    tensors, summed = summed_bias(tensors)
     if transformers:
-        tensors, positions = as_read(tensors, known.size)
-        assumed += positions
-    return Detected(family, tensors, known, notes + summed + assumed + unread)
+        tensors = as_read(tensors, known.size, notes)
+    if family == "classifier":
+        return _classifier(Detected(family, tensors, known, notes))
+    return Detected(family, tensors, known, notes)
 
 
-def _in_float32(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+def _in_float32(tensors: Tensors, notes: list[str]) -> Tensors:
     """Floating tensors in float32, in which all models here keep their weights."""
     found = {name: each.float() if each.is_floating_point() else each
              for name, each in tensors.items()}  # fmt: skip
     types = {str(each.dtype).removeprefix("torch.") for name, each in tensors.items()
              if each.dtype != found[name].dtype}  # fmt: skip
-    if not types:
-        return tensors, ()
     if "float64" in types:
-        return found, ("weights are brought to float32",)
-    return found, (f"weights of {', '.join(sorted(types))} are widened to float32",)
+        notes.append("weights are brought to float32")
+    elif types:
+        notes.append(f"weights of {', '.join(sorted(types))} are widened to float32")
+    return found
 
 
 def _is_unknown(located: Located) -> bool:
@@ -145,31 +143,31 @@ def _unknown(tensors: Tensors) -> CheckpointError:
          if any(re.search(part, name) for name in tensors)),
         ("no model that is known here", FAMILY),
     )  # fmt: skip
-    listed = ", ".join(sorted(tensors)[:3])
+    first = ", ".join(sorted(tensors)[:3])
     return CheckpointError(
-        f"the file holds {what} ({len(tensors)} tensors: {listed}, ...)", remedy=remedy
+        f"the file holds {what} ({len(tensors)} tensors: {first}, ...)", remedy=remedy
     )
 
 
-def _known(foreign: Foreign, family: Family) -> tuple[Overrides, tuple[str, ...]]:
+def _known(foreign: Foreign, family: Family) -> Overrides:
     """What the configs beside the weights say, or the name and the entries of a file."""
     config, processor = foreign.config, foreign.preprocessor
     if "model_type" in config.content:
-        known, notes = read_transformers(config, family, foreign.name)
+        known = read_transformers(config, family, foreign.name, foreign.notes)
         if processor is None or known.size is None:
-            return known, notes
+            return known
         # A published classifier is tested as it was published.
         fixed = family != "segmenter" and not is_published_hub(foreign.name)
         channels = config.integer("num_channels") or 3
-        return read_processor(processor, known.size, channels, fixed=fixed).over(known), notes
+        return read_processor(processor, known.size, channels, fixed=fixed).over(known)
     if config.content:
-        return read_timm(config), ()
+        return read_timm(config)
     classes = Overrides(classes=_class_names(foreign.metadata))
     published = recognise_name(foreign.name, foreign.sha256)
     if published is None:
-        return classes, ()
-    listed = Overrides(mean=published.mean, std=published.std)
-    return listed.over(classes), (f"known as the published {published.name}",)
+        return classes
+    foreign.notes.append(f"known as the published {published.name}")
+    return Overrides(mean=published.mean, std=published.std).over(classes)
 
 
 def _class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
@@ -187,32 +185,31 @@ def _class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
     return None
 
 
-def _classifying(mapped: Mapped, known: Overrides) -> Mapped:
+def _classifier(found: Detected) -> Detected:
     """A head that does not tell classes apart is skipped: one output, or values.
 
     Raises CheckpointError for a head that reads the mean of patches that were normalised.
     """
-    if mapped.family != "classifier":
-        return mapped
+    known, tensors = found.known, found.tensors
     if known.pooling == "cls":  # of a single token, the norms before and after pooling are one
-        renamed = {re.sub(r"^fc_norm\.", "norm.", name): value
-                   for name, value in mapped.tensors.items()}  # fmt: skip
-        mapped = mapped._replace(tensors=renamed)
-    elif known.pooling == "mean" and "fc_norm.weight" not in mapped.tensors:
+        tensors = {re.sub(r"^fc_norm\.", "norm.", name): value for name, value in tensors.items()}
+    elif known.pooling == "mean" and "fc_norm.weight" not in tensors:
         raise CheckpointError(
             "its head reads the mean of the patches after their norm, where BEiT has the norm "
             "after the mean",
             remedy="take the head out of the file: the backbone alone serves --init, embed, probe",
         )
-    head = mapped.tensors["head.weight"]
+    head = tensors["head.weight"]
     if not known.regression and (head.ndim != 2 or len(head) != 1 or known.multi_label):
-        return mapped
+        return found._replace(tensors=tensors)
     what = "gives values (regression)" if known.regression else "has one output"
-    note = f"its head {what} and tells no classes apart, which is not answered here; left out"
-    return without_head(mapped)._replace(notes=(note,))
+    found.notes.append(
+        f"its head {what} and tells no classes apart, which is not answered here; left out"
+    )
+    return found._replace(family="backbone", tensors=without_head(tensors))
 
 
-def _with_decoder(tensors: Tensors, foreign: Foreign) -> tuple[Tensors, tuple[str, ...]]:
+def _with_decoder(tensors: Tensors, foreign: Foreign) -> Tensors:
     """The encoder of DALL-E's tokenizer, with the decoder that lies beside it, if one does."""
     path = foreign.place
     entrance = tensors.get("encoder.blocks.input.weight")
@@ -223,8 +220,9 @@ def _with_decoder(tensors: Tensors, foreign: Foreign) -> tuple[Tensors, tuple[st
         )
     decoder = path.parent / "decoder.pkl"
     if "decoder.blocks.input.weight" in tensors:
-        return tensors, ()
+        return tensors
     if path.name == "encoder.pkl" and decoder.is_file():
-        decoded = from_dalle(read_contents(decoder).tensors, "decoder")
-        return tensors | decoded, (f"images are decoded by {decoder.name}",)
-    return tensors, ("without a decoder.pkl beside it: it gives tokens, but cannot decode them",)
+        foreign.notes.append(f"images are decoded by {decoder.name}")
+        return tensors | from_dalle(read_contents(decoder).tensors, "decoder")
+    foreign.notes.append("without a decoder.pkl beside it: it gives tokens, but cannot decode them")
+    return tensors

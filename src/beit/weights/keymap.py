@@ -9,6 +9,7 @@ in a few beginnings. Everything goes through the published names.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -77,6 +78,11 @@ def below(tensors: Tensors, prefix: str) -> Tensors:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _reversed(pairs: Pairs) -> Pairs:

@@ -20,6 +20,7 @@ from beit.weights.keymap import (
     from_dalle,
     from_openmmlab,
     from_transformers,
+    listed,
 )
 from beit.weights.read import OF_TRAINING
 
@@ -78,28 +79,28 @@ class Located(NamedTuple):
     """What the head is called; empty without one."""
     guessed: bool
     """Whether the head is somebody's own, so that nothing says what it reads."""
-    notes: tuple[str, ...]
+    notes: list[str]
+    """On how the file is read; each later step adds its own."""
 
 
-def locate(tensors: Tensors) -> Located | None:
+def locate(tensors: Tensors, notes: list[str]) -> Located | None:
     """Find the network; None where nothing could be one of the BEiT family.
 
     Of several, such as a model and its average, one is taken, and the notes name the others.
     """
-    tensors = _unwrapped(tensors)
+    unwrapped = {WRAPPED.sub("", name): value for name, value in tensors.items()}
+    if len(unwrapped) == len(tensors):
+        tensors = unwrapped
     for naming, anchor in ANCHORS:
         roots = sorted({found["root"] for found in map(anchor.fullmatch, tensors) if found})
+        if naming == "dalle":
+            roots = _parents(roots)
         if roots:
-            return _within(tensors, naming, _parent(roots) if naming == "dalle" else roots)
+            return _within(tensors, naming, roots, notes)
     return None
 
 
-def _unwrapped(tensors: Tensors) -> Tensors:
-    found = {WRAPPED.sub("", name): value for name, value in tensors.items()}
-    return found if len(found) == len(tensors) else tensors
-
-
-def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
+def _within(tensors: Tensors, naming: Naming, roots: list[str], notes: list[str]) -> Located:
     root, *others = sorted(roots, key=lambda each: (_rank(each), each))
     trunk = below(tensors, root)
     level, weight, above = _head(tensors, root, HEADS[naming])
@@ -116,9 +117,17 @@ def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
     }
     taken = {level + name for name in heads}
     left = [name for name in tensors if name not in taken and not name.startswith(tuple(roots))]
-    notes = _notes(root, others, left)
+    if root not in ("", *BASES):
+        notes.append(f"the prefix '{root}' is taken off the names")
+    notes += [f"the network under '{root}' is taken, not that under '{other}'" for other in others]
+    if left:
+        notes.append(f"left out: {len(left)} tensors outside the network ({listed(left)})")
     if weight in OWN_HEADS:
-        between = above if level == root else _between(tensors, left)
+        # What may stand between a trunk and the head beside it: all weights but those of a loss.
+        between = above if level == root else [
+            name for name in left
+            if tensors[name].is_floating_point() and not OF_TRAINING.search(name)
+        ]  # fmt: skip
         if between:
             notes.append(
                 f"its head '{head.rstrip('.')}' is left out, as its answers may not be those of "
@@ -127,22 +136,7 @@ def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
             head = ""
     theirs = naming == "transformers" and weight == "classifier.weight" and root == level + base
     guessed = level != root and not theirs and naming != "openmmlab"
-    return Located(naming, trunk, heads, head.rstrip("."), guessed, tuple(notes))
-
-
-def _between(tensors: Tensors, left: list[str]) -> list[str]:
-    """What may stand between a trunk and the head beside it: all weights but those of a loss."""
-    return [name for name in left
-            if tensors[name].is_floating_point() and not OF_TRAINING.search(name)]  # fmt: skip
-
-
-def _notes(root: str, others: list[str], left: list[str]) -> list[str]:
-    notes = [f"the prefix '{root}' is taken off the names"] if root not in ("", *BASES) else []
-    notes += [f"the network under '{root}' is taken, not that under '{other}'" for other in others]
-    if left:
-        listed = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        notes.append(f"left out: {len(left)} tensors outside the network ({listed})")
-    return notes
+    return Located(naming, trunk, heads, head.rstrip("."), guessed, notes)
 
 
 def _head(tensors: Tensors, root: str, heads: tuple[str, ...]) -> tuple[str, str, list[str]]:
@@ -168,7 +162,7 @@ def _rank(root: str) -> int:
     return 1 if "teacher" in words else 0
 
 
-def _parent(roots: list[str]) -> list[str]:
+def _parents(roots: list[str]) -> list[str]:
     """Encoder and decoder of DALL-E's tokenizer under our names are one network."""
     parents = [root.removesuffix("encoder.") for root in roots if root.endswith("encoder.")]
     return [parent for parent in parents if f"{parent}decoder." in roots] or roots
@@ -177,33 +171,25 @@ def _parent(roots: list[str]) -> list[str]:
 # -- what it is for --------------------------------------------------------------------------------
 
 
-class Mapped(NamedTuple):
-    """Tensors under published names, and what they are for."""
-
-    family: Family
-    tensors: Tensors
-    notes: tuple[str, ...] = ()
-
-
-def to_published_names(located: Located) -> Mapped:
-    """The tensors of a network of any library under the published names.
+def to_published_names(located: Located) -> tuple[Family, Tensors]:
+    """What a network of any library is for, and its tensors under the published names.
 
     Raises CheckpointError for weights of ours, whose config says what their names do not, and for
     a norm after a norm.
     """
     trunk, heads = located.trunk, located.heads
     if located.naming == "vqkd":
-        return Mapped("vqkd", trunk)
+        return "vqkd", trunk
     if located.naming == "dalle":
         ours = any(name.startswith("encoder.") for name in trunk)
-        return Mapped("dalle", trunk if ours else from_dalle(trunk, "encoder"))
+        return "dalle", trunk if ours else from_dalle(trunk, "encoder")
     if located.naming == "transformers":
         trunk, heads = from_transformers(trunk, heads)
     elif located.naming == "openmmlab":
         trunk, heads = from_openmmlab(trunk, heads)
     _check_ours(trunk, heads)
     if "decode_head.conv_seg.weight" in heads:
-        return _segmenter(trunk, heads)
+        return "segmenter", _segmenter(trunk, heads, located.notes)
     if "lm_head.weight" not in trunk | heads:
         return _classifier(trunk, heads, located)
     if "norm.weight" in trunk and "norm.weight" in heads:
@@ -212,37 +198,40 @@ def to_published_names(located: Located) -> Mapped:
             "has no place for",
             remedy="give one that was trained with use_mean_pooling=True",
         )
-    return Mapped("masked", trunk | heads)
+    return "masked", trunk | heads
 
 
-def _segmenter(trunk: Tensors, heads: Tensors) -> Mapped:
+def _segmenter(trunk: Tensors, heads: Tensors, notes: list[str]) -> Tensors:
     """The trunk and neck go below `backbone.`; a last norm is not read by the head."""
     unread = [name for name in trunk if name.startswith(("norm.", "fc_norm."))]
-    notes = (f"left out: {', '.join(unread)}, which the head does not read",) if unread else ()
+    if unread:
+        notes.append(f"left out: {', '.join(unread)}, which the head does not read")
     kept = {f"backbone.{name}": value for name, value in trunk.items() if name not in unread}
-    return Mapped("segmenter", kept | heads, notes)
+    return kept | heads
 
 
-def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> Mapped:
+def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> tuple[Family, Tensors]:
     """With a linear head and the norm before it; else it is a backbone alone."""
     whole, head = trunk | heads, located.head
     if not head or trunk.keys() & heads.keys() or not whole.keys() & {*NORMS}:
-        return without_head(Mapped("backbone", whole))
+        kept = without_head(whole)
+        left = [name for name in whole if name not in kept]
+        if left:
+            located.notes.append(f"left out: {listed(left)}")
+        return "backbone", kept
     named = {
         f"head.{name.removeprefix(f'{head}.')}" if name.startswith(f"{head}.") else name: value
         for name, value in whole.items()
     }
-    how = "the class token" if "norm.weight" in named else "the mean of the patches"
-    notes = (f"the head '{head}' beside the trunk reads {how}",) if located.guessed else ()
-    return Mapped("classifier", named, notes)
+    if located.guessed:
+        how = "the class token" if "norm.weight" in named else "the mean of the patches"
+        located.notes.append(f"the head '{head}' beside the trunk reads {how}")
+    return "classifier", named
 
 
-def without_head(mapped: Mapped) -> Mapped:
+def without_head(tensors: Tensors) -> Tensors:
     """The backbone alone, with the norm after it if there is one."""
-    kept = {name: value for name, value in mapped.tensors.items() if not OF_HEADS.match(name)}
-    left = [name for name in mapped.tensors if name not in kept]
-    notes = (f"left out: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}",) if left else ()
-    return Mapped("backbone", kept, (*mapped.notes, *notes))
+    return {name: value for name, value in tensors.items() if not OF_HEADS.match(name)}
 
 
 def _check_ours(trunk: Tensors, heads: Tensors) -> None:
@@ -254,17 +243,17 @@ def _check_ours(trunk: Tensors, heads: Tensors) -> None:
         )
 
 
-def summed_bias(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+def summed_bias(tensors: Tensors, notes: list[str]) -> Tensors:
     """A relative bias of each block and one for all are added up, as every library does."""
     shared = [name for name in tensors
               if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
     own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]
     if not shared or not own:
-        return tensors, ()
-    found, front = dict(tensors), shared[0].removesuffix(TABLE)
-    table = found[shared[0]]
-    found = {name: value for name, value in found.items() if not name.startswith(front)}
+        return tensors
+    table, front = tensors[shared[0]], shared[0].removesuffix(TABLE)
+    found = {name: value for name, value in tensors.items() if not name.startswith(front)}
     for name in own:
         if found[name].shape == table.shape:
             found[name] = found[name] + table
-    return found, ("the relative bias that all blocks share is added to that of each",)
+    notes.append("the relative bias that all blocks share is added to that of each")
+    return found

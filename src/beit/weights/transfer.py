@@ -25,13 +25,12 @@ from beit.models.heads import BackboneModel
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
 from beit.terminal import quoted
-from beit.weights.keymap import TABLE
+from beit.weights.keymap import TABLE, listed
 
 Bias = Literal["shared", "per-block"]
 SHARED = f"rel_pos_bias.{TABLE}"
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
 """What a backbone must have in common with the one that its weights come from."""
-LISTED = 3
 MORE = 4
 """How many times the numbers in the file a model may have before its building is broken off."""
 SPARE = 100_000
@@ -83,7 +82,7 @@ def build_strictly(
     ]
     if lost:
         raise CheckpointError(
-            f"it holds {_listed(lost)}: loading it would lose digits",
+            f"it holds {listed(lost)}: loading it would lose digits",
             remedy="save it again from a model in float32: `model.float()`",
         )
     model.load_state_dict(weights)
@@ -108,12 +107,8 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
         },
     }
     return "; ".join(
-        f"{len(names)} {what} ({_listed(sorted(names))})" for what, names in groups.items() if names
+        f"{len(names)} {what} ({listed(sorted(names))})" for what, names in groups.items() if names
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 @contextmanager
