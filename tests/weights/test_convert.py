@@ -289,8 +289,8 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
     from transformers import BeitForImageClassification
 
     from beit.weights.convert import beit_config
-    from beit.weights.keymap import to_published, to_transformers
-    from beit.weights.locate import locate, to_published_names
+    from beit.weights.detect import locate
+    from beit.weights.keymap import to_published, to_published_names, to_transformers
 
     with torch.device("meta"):
         ours = Classifier(for_finetuning(sized(name, size=size), drop_path=0.0), 1000)

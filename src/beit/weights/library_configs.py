@@ -68,7 +68,7 @@ def read_timm(config: Entries) -> Overrides:
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
 OFFSET = 2  # its out_indices count from the embedding, and from 1
-EPSILON, HEADS = 1e-12, 12
+DEFAULT_EPSILON, DEFAULT_HEADS = 1e-12, 12
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 
 
@@ -104,7 +104,7 @@ def read_transformers(config: Entries, family: Family, name: str, notes: list[st
         heads=config.integer("num_attention_heads"),
         pooling="mean" if config.flag("use_mean_pooling", True) else "cls",
         classes=None if names and all(map(UNTRAINED_NAME.fullmatch, names)) else names,
-        epsilon=None if published else config.number("layer_norm_eps") or EPSILON,
+        epsilon=None if published else config.number("layer_norm_eps") or DEFAULT_EPSILON,
         multi_label=problem == "multi_label_classification",
         regression=problem == "regression",
     )
