@@ -67,7 +67,7 @@ class Job:
             precision = "bf16" if multiplies_bfloat16(device) else "fp32"
         kind = "jsonl" if isinstance(self.output, LabelMaps) else "parquet"
         plan: dict[str, Any] = {
-            "model": self._version,
+            "model": self.artifact.version(),
             "kind": self.artifact.kind,
             "data": self.images.fingerprint(),
             "images": len(self.images),
@@ -82,10 +82,6 @@ class Job:
             several = self.artifact.details.multi_label
             plan |= {"top": config.top, "flip": config.flip, "multi_label": several}
         return plan
-
-    @cached_property
-    def _version(self) -> str:
-        return self.artifact.version()
 
     def write(self, parts: Parts, numbers: Sequence[int], part: Part) -> Iterator[Rows]:
         """Write some of the parts; gives the rows on the way."""

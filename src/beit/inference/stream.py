@@ -125,7 +125,8 @@ class Answers:
             return {}
         at = [place for place, error in enumerate(errors) if not error]
         rows = self._of(images)
-        for place, good in zip(at, _finite(rows), strict=True):
+        finite = torch.isfinite(rows).reshape(len(rows), -1).all(dim=1)
+        for place, good in zip(at, finite.tolist(), strict=True):
             errors[place] = "" if good else NOT_FINITE
         cells = self._output.cells(rows, images, [names[place] for place in at])
         return {name: _spread(column, at, len(names)) for name, column in cells.items()}
@@ -152,12 +153,6 @@ class Answers:
         if missing > 0:  # a compiled model is compiled anew for another number of images
             given = torch.cat([given, given[:1].expand(missing, *given.shape[1:])])
         return self._output.compute(given)[: len(images)].cpu()
-
-
-def _finite(rows: Tensor) -> list[bool]:
-    if not rows.is_floating_point():
-        return [True] * len(rows)
-    return torch.isfinite(rows).flatten(1).all(dim=1).tolist()
 
 
 def _spread(cells: Cells, at: Sequence[int], length: int) -> Cells:
