@@ -47,6 +47,23 @@ Cells = Sequence[object] | np.ndarray
 Images = UInt8[Tensor, "batch channels height width"]
 
 
+class Rows(NamedTuple):
+    """Images in their order: what each is called, why it has no answer, and the answer."""
+
+    first: int
+    """Position of the first image."""
+    keys: list[str]
+    errors: list[str]
+    """Empty for an image that was answered."""
+    cells: dict[str, Cells]
+    """By column; of an image without an answer they mean nothing."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many have no answer."""
+        return sum(map(bool, self.errors))
+
+
 class Output(abc.ABC):
     """What a model gives for a batch of images. Images go through `view` first."""
 
