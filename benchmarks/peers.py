@@ -23,8 +23,7 @@ from beit.config import VisionTransformerConfig
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
-from beit.weights.convert import published
-from beit.weights.hf_timm_export import write_timm, write_transformers
+from beit.weights.convert import published, write_timm, write_transformers
 from beit.weights.store import Artifact, Details
 
 OFFICIAL = "BEIT_UNILM"

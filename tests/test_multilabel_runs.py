@@ -19,10 +19,9 @@ from beit.cli import main
 from beit.errors import DataError
 from beit.report.classification import Validation
 from beit.training.run_folder import read_run_config
-from beit.weights.answering import EVEN, answering
 from beit.weights.convert import convert
-from beit.weights.model_card import model_card
-from beit.weights.store import load_artifact, read_artifact, save_artifact
+from beit.weights.push import model_card
+from beit.weights.store import EVEN, load_artifact, read_artifact, save_artifact
 from served import serving
 from several_labels import LABELS, OPTIONS, SHORT
 
@@ -130,8 +129,8 @@ def test_an_image_may_have_no_label(run, tmp_path, capsys):
 
 
 def test_a_model_without_thresholds_counts_from_one_half(run, tmp_path):
-    reads = answering(replace(load_artifact(run).details, thresholds=()))
-    assert reads.thresholds == (EVEN,) * 3
+    reads = replace(load_artifact(run).details, thresholds=())
+    assert reads.counted_from == (EVEN,) * 3
     logits = torch.tensor([[0.1, -0.1, 3.0]])
     assert reads.decided(logits).tolist() == [[True, False, True]]
 

@@ -15,7 +15,7 @@ import beit
 from beit.cli import main
 from beit.errors import ConfigError
 from beit.tasks import TASKS, register
-from beit.weights.model_card import model_card
+from beit.weights.push import model_card
 from beit.weights.store import read_artifact
 from served import png, serving
 

@@ -19,11 +19,10 @@ import torch
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.pixel_types import UnreadableError
 from beit.errors import ConfigError, DataError, ResourceError, optional_library
-from beit.inference.bulk import Job, Progress, Written, claimed_parts, summary
+from beit.inference.bulk import Answers, Job, Progress, Written, claimed_parts, summary
 from beit.inference.outputs import open_output
 from beit.inference.parts import ALL, Parts
 from beit.inference.predictor import Predictor as _Predictor
-from beit.inference.stream import Answers
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 

@@ -16,11 +16,10 @@ from beit.config.bulk import EmbedConfig, Part
 from beit.data.augment import EvaluationView
 from beit.data.sources import Record
 from beit.errors import ResourceError
-from beit.inference.bulk import Job
+from beit.inference.bulk import Answers, Job
 from beit.inference.images import Place, Places
 from beit.inference.outputs import Column, Output
 from beit.inference.parts import open_parts, rows_in_part
-from beit.inference.stream import Answers
 
 PNG = io.BytesIO()
 Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(PNG, "PNG")

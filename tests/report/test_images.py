@@ -31,7 +31,6 @@ from beit.report.pretraining import STRIP_ROWS, ZOOM, CentralMasks, queries, wri
 from beit.report.tokenizer import Encoded, vocabulary
 from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
-from beit.weights.answering import Answering
 from beit.weights.store import Details, load_artifact
 
 
@@ -172,7 +171,7 @@ def test_the_vocabulary_is_the_mean_of_its_patches(runs):
 
 def test_the_surest_answers_come_first():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
-    reads = Answering(("cat", "dog"), False, ())
+    reads = Details(classes=("cat", "dog"))
     keys = ("a", "b", "c", "d")
     found = Predicted(probabilities.log(), torch.tensor([0, 0, 1, 0]), keys, reads)
     assert found.surest(right=True) == [0, 2]

@@ -14,12 +14,13 @@ from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.recipes.finetune import for_finetuning
 from beit.tokenizers import build_tokenizer
-from beit.weights.convert import convert, published, rebiased
+from beit.weights.convert import convert, published
 from beit.weights.keymap import CLASSIFIER, MASKED, from_published
 from beit.weights.load import open_artifact
 from beit.weights.overrides import Overrides
 from beit.weights.read import read_contents
 from beit.weights.store import Details, save_artifact
+from beit.weights.transfer import rebiased
 from reference import FINE, TINY, close, disturb
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -287,9 +288,9 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
     import timm
     from transformers import BeitForImageClassification
 
-    from beit.weights.hf_timm_export import beit_config
-    from beit.weights.keymap import to_published, to_transformers
-    from beit.weights.locate import locate, to_published_names
+    from beit.weights.convert import beit_config
+    from beit.weights.detect import locate
+    from beit.weights.keymap import to_published, to_published_names, to_transformers
 
     with torch.device("meta"):
         ours = Classifier(for_finetuning(sized(name, size=size), drop_path=0.0), 1000)
@@ -305,7 +306,7 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
             BeitConfig(**beit_config(ours.backbone.config), num_labels=1000)
         )
     named = to_transformers(tensors, "classifier")
-    restored = to_published_names(locate(named)).tensors
+    _, restored = to_published_names(locate(named, []))
     assert {key: value.shape for key, value in restored.items()} == {
         key: value.shape for key, value in tensors.items()
     }

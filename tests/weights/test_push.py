@@ -23,8 +23,7 @@ from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers import build_tokenizer
 from beit.weights.fetch import file_hash
-from beit.weights.model_card import model_card
-from beit.weights.push import Pushed, push_to_hub
+from beit.weights.push import Pushed, model_card, push_to_hub
 from beit.weights.store import Details, load_artifact, read_artifact, save_artifact
 from reference import FINE, TINY, disturb
 from servers import COMMIT, OWNER

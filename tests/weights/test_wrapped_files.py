@@ -334,13 +334,15 @@ def test_weights_quantised_to_whole_numbers_are_not_read_as_values(tmp_path, kin
 def test_no_width_of_heads_is_assumed_beyond_those_published(tmp_path):
     """EVA has BEiT's weights without a relative bias, and heads of 88."""
     from beit.weights.build import backbone_config
+    from beit.weights.detect import Detected
 
     weights = {"patch_embed.proj.weight": torch.zeros(1408, 3, 14, 14),
                "blocks.0.mlp.fc1.weight": torch.zeros(6144, 1),
                "pos_embed": torch.zeros(1, 257, 1408)}  # fmt: skip
     with pytest.raises(CheckpointError, match="how many heads share its width of 1408"):
-        backbone_config(weights, Overrides())
-    assert backbone_config(weights, Overrides(heads=16)).config.heads == 16
+        backbone_config(Detected("backbone", weights, Overrides(), []))
+    stated = Detected("backbone", weights, Overrides(heads=16), [])
+    assert backbone_config(stated).heads == 16
 
 
 def test_class_names_of_openmmlab(tmp_path):

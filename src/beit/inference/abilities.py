@@ -25,6 +25,7 @@ from beit.data.visualize import (
     to_rgb,
     token_map,
 )
+from beit.inference.outputs import regions
 from beit.inference.predictor import Predictor, as_rgb
 from beit.masking import build_sampler
 from beit.models.features import attention_maps
@@ -71,7 +72,7 @@ def view(predictor: Predictor, pixels: np.ndarray, _options: Options) -> Tensor:
 def _predict(predictor: Predictor, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
     rows = predictor.probabilities(views)
     _check_finite(rows)
-    labels = predictor.answering.labels
+    labels = predictor.artifact.details.labels
     return [{"labels": [label.answer() for label in labels(row, options["top"])]} for row in rows]
 
 
@@ -113,23 +114,15 @@ def _segment(
 
 def _segmentation(predictor: Predictor, pixels: np.ndarray) -> Answer:
     labels = predictor.segment(pixels)
-    ids, counts = np.unique(labels, return_counts=True)
-    names = predictor.classes
-    found = [
-        {
-            "id": number,
-            "name": names[number] if number < len(names) else str(number),
-            "fraction": count / labels.size,
-            "colour": "#" + bytes(PALETTE[number]).hex(),
-        }
-        for number, count in zip(ids.tolist(), counts.tolist(), strict=True)
-    ]
     overlay = Image.fromarray(overlay_labels(as_rgb(pixels), labels))
     overlay.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
     return {
         "height": labels.shape[0],
         "width": labels.shape[1],
-        "classes": sorted(found, key=lambda one: -float(one["fraction"])),
+        "classes": [
+            {**region._asdict(), "colour": "#" + bytes(PALETTE[region.id]).hex()}
+            for region in regions(labels, predictor.classes)
+        ],
         "label_map": "data:image/png;base64," + _base64(label_map_png(labels)),
         "overlay": png_uri(np.asarray(overlay)),
     }

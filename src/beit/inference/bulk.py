@@ -1,11 +1,16 @@
-"""A finished model over any number of images: what is done once, by one process or by many."""
+"""A finished model over any number of images: what is done once, by one process or by many.
+
+Images are read ahead by the loader's workers and answered in their order, in constant memory.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +18,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from beit.claim import NO_ROOM, Claim, check_name
 from beit.config.bulk import EmbedConfig, Part, PredictConfig
+from beit.data.loader import read_in_order
 from beit.errors import DataError, ResourceError
-from beit.hardware import multiplies_bfloat16
+from beit.hardware import is_out_of_memory, multiplies_bfloat16
 from beit.inference.images import Places, open_images
-from beit.inference.outputs import Features, LabelMaps, Output, open_output
+from beit.inference.outputs import Cells, Features, LabelMaps, Output, Rows, open_output
 from beit.inference.parts import Parts, open_parts
 from beit.inference.predictor import Predictor
-from beit.inference.stream import Rows, choose_batch, stream
 from beit.process import end_with_parent
 from beit.terminal import counted, duration
 from beit.weights.load import open_artifact
@@ -29,6 +38,14 @@ from beit.weights.store import Artifact
 
 logger = logging.getLogger(__name__)
 
+MOST_ON_CPU = 32
+MOST_ON_GPU = 512
+USUAL_PIXELS = 224 * 224
+TRIED = 8
+"""Images with which the memory of one is measured."""
+FREE_FRACTION = 0.7
+"""Of the free memory of a GPU that a batch may take."""
+NOT_FINITE = "the model gave numbers that are not finite"
 MOST_SECONDS = 60.0
 """Between two lines of progress; the first ones come sooner."""
 
@@ -56,8 +73,35 @@ class Job:
         return self.config.batch or choose_batch(self.output)
 
     def rows(self, spans: Sequence[range]) -> Iterator[Rows]:
-        """The rows of the images at these positions; no batch goes beyond a span."""
-        return stream(self.output, self.images, spans, self.config, self.batch)
+        """The rows of the images at these positions, which follow each other, in order; no batch
+        goes beyond a span."""
+        output, images, size = self.output, self.images, self.batch
+
+        def batches() -> Iterator[range]:
+            for span in spans:
+                yield from (span[at : at + size] for at in range(0, len(span), size))
+
+        predictor = output.predictor
+        answers = Answers(output, size if self.config.compile and not output.one_by_one else 0)
+        read = read_in_order(
+            images,
+            output.view,
+            batches,
+            batches=sum(math.ceil(len(span) / size) for span in spans),
+            channels=predictor.channels,
+            config=self.config.loader(predictor.value_range),
+            pin_memory=predictor.device.type == "cuda",
+        )
+        for places, found in zip(batches(), read, strict=True):
+            keys = [images.key(position) for position in places]
+            names = [images.name_below(position) for position in places]
+            lost = deque(found if isinstance(found, list) else found.unreadable)  # in that order
+            errors = [
+                (lost.popleft().reason or "unreadable") if lost and lost[0].key == key else ""
+                for key in keys
+            ]
+            taken = None if isinstance(found, list) else found.images
+            yield Rows(places[0], keys, errors, answers.cells(taken, names, errors))
 
     def plan(self) -> dict[str, Any]:
         """What makes rows different, for a folder of them: `open_parts`."""
@@ -67,7 +111,7 @@ class Job:
             precision = "bf16" if multiplies_bfloat16(device) else "fp32"
         kind = "jsonl" if isinstance(self.output, LabelMaps) else "parquet"
         plan: dict[str, Any] = {
-            "model": self._version,
+            "model": self.artifact.version(),
             "kind": self.artifact.kind,
             "data": self.images.fingerprint(),
             "images": len(self.images),
@@ -82,10 +126,6 @@ class Job:
             several = self.artifact.details.multi_label
             plan |= {"top": config.top, "flip": config.flip, "multi_label": several}
         return plan
-
-    @cached_property
-    def _version(self) -> str:
-        return self.artifact.version()
 
     def write(self, parts: Parts, numbers: Sequence[int], part: Part) -> Iterator[Rows]:
         """Write some of the parts; gives the rows on the way."""
@@ -209,3 +249,90 @@ class Progress:
             f"{self._done:,}", f"{self._total:,}", f"{rate:.3g}",
             duration((self._total - self._done) / rate), f"{unreadable:,}",
         )  # fmt: skip
+
+
+# -- the answers ----------------------------------------------------------------------
+
+
+def choose_batch(output: Output) -> int:
+    """Images at a time: on a GPU as many as its memory has room for; on a CPU, where more would
+    bring nothing, 32 of the usual size."""
+    height, width = output.predictor.size
+    device = output.predictor.device
+    if device.type != "cuda":
+        return max(MOST_ON_CPU * USUAL_PIXELS // max(height * width, USUAL_PIXELS), 1)
+    shape = (TRIED, output.predictor.channels, height, width)
+    images = torch.zeros(shape, dtype=torch.uint8, device=device)
+    output.compute(images)  # what is allocated once
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    output.compute(images)
+    each = max(torch.cuda.max_memory_allocated(device) - before, 1) / TRIED
+    room = FREE_FRACTION * torch.cuda.mem_get_info(device)[0] / each
+    return min(max(int(room) // 8 * 8, 1), MOST_ON_GPU)
+
+
+class Answers:
+    """A model's answers for batches, which are halved where memory runs out."""
+
+    def __init__(self, output: Output, filled_to: int = 0) -> None:
+        """`filled_to`: the number of images that the model is always given."""
+        self._output, self._filled_to = output, filled_to
+        self._most = 0
+
+    def cells(
+        self, images: Tensor | None, names: Sequence[str], errors: list[str]
+    ) -> dict[str, Cells]:
+        """The cells of each column for all names.
+
+        Args:
+            images: Those without an error, in order; None if there are none.
+            names: Of all images.
+            errors: Of all images; what the model cannot answer is added.
+        """
+        if images is None:
+            return {}
+        at = [place for place, error in enumerate(errors) if not error]
+        rows = self._of(images)
+        finite = torch.isfinite(rows).reshape(len(rows), -1).all(dim=1)
+        for place, good in zip(at, finite.tolist(), strict=True):
+            errors[place] = "" if good else NOT_FINITE
+        cells = self._output.cells(rows, images, [names[place] for place in at])
+        return {name: _spread(column, at, len(names)) for name, column in cells.items()}
+
+    def _of(self, images: Tensor) -> Tensor:
+        size = self._most or len(images)
+        try:
+            return torch.cat([self._compute(part) for part in images.split(size)])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise ResourceError(
+                    "memory ran out with a single image", remedy="use a machine with more memory"
+                ) from error
+        self._most = (size + 1) // 2
+        self._filled_to = min(self._filled_to, self._most)
+        torch.cuda.empty_cache()
+        return self._of(images)
+
+    def _compute(self, images: Tensor) -> Tensor:
+        given = images.to(self._output.predictor.device, non_blocking=True)
+        missing = self._filled_to - len(images)
+        if missing > 0:  # a compiled model is compiled anew for another number of images
+            given = torch.cat([given, given[:1].expand(missing, *given.shape[1:])])
+        return self._output.compute(given)[: len(images)].cpu()
+
+
+def _spread(cells: Cells, at: Sequence[int], length: int) -> Cells:
+    """The cells at their places among those of images without an answer."""
+    if len(at) == length:
+        return cells
+    if isinstance(cells, np.ndarray):
+        filled = np.zeros((length, *cells.shape[1:]), cells.dtype)
+        filled[list(at)] = cells
+        return filled
+    found: list[object] = [None] * length
+    for place, cell in zip(at, cells, strict=True):
+        found[place] = cell
+    return found

@@ -18,7 +18,7 @@ from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.errors import ConfigError, DataError
 from beit.inference.bulk import Job, Progress, open_job
 from beit.terminal import TextTable, counted, print_tables, printable, quoted
-from beit.weights.answering import Label
+from beit.weights.store import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
 

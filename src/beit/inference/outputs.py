@@ -7,7 +7,6 @@ import io
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -46,6 +45,23 @@ class Column(NamedTuple):
 Cells = Sequence[object] | np.ndarray
 """The cells of a column: a list, or an array whose rows they are."""
 Images = UInt8[Tensor, "batch channels height width"]
+
+
+class Rows(NamedTuple):
+    """Images in their order: what each is called, why it has no answer, and the answer."""
+
+    first: int
+    """Position of the first image."""
+    keys: list[str]
+    errors: list[str]
+    """Empty for an image that was answered."""
+    cells: dict[str, Cells]
+    """By column; of an image without an answer they mean nothing."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many have no answer."""
+        return sum(map(bool, self.errors))
 
 
 class Output(abc.ABC):
@@ -116,7 +132,7 @@ class Classes(Output):
 
     def __init__(self, predictor: Predictor, top: int | None) -> None:
         super().__init__(predictor)
-        self._answering, self._top = predictor.answering, top
+        self._top = top
         self._ids = {name: number for number, name in enumerate(predictor.classes)}
         self.columns = {**ANSWERS, "probabilities": Column("float32", 0)}
 
@@ -124,7 +140,8 @@ class Classes(Output):
         return self.predictor.class_probabilities(images)
 
     def cells(self, rows: Tensor, images: Images, names: Sequence[str]) -> dict[str, Cells]:
-        labels = [self._answering.labels(row, self._top) for row in rows]
+        details = self.predictor.artifact.details
+        labels = [details.labels(row, self._top) for row in rows]
         return {
             "labels": labels,
             "class_ids": [[self._ids[label.name] for label in each] for each in labels],
@@ -133,14 +150,28 @@ class Classes(Output):
         }
 
 
-@dataclass(frozen=True)
-class _WholeView:
+def _whole_view(image: np.ndarray, _target: Target | None, _generator: random.Random) -> ImageBatch:
     """An image as it is."""
+    return ImageBatch(torch.from_numpy(image).permute(2, 0, 1)[None])
 
-    def __call__(
-        self, image: np.ndarray, _target: Target | None, _generator: random.Random
-    ) -> ImageBatch:
-        return ImageBatch(torch.from_numpy(image).permute(2, 0, 1)[None])
+
+class Region(NamedTuple):
+    """The pixels of one class in a label map."""
+
+    id: int
+    name: str
+    fraction: float
+
+
+def regions(labels: np.ndarray, classes: Sequence[str]) -> list[Region]:
+    """What a label map holds, the largest first; a class without a name is called by its id."""
+    ids, counts = np.unique(labels, return_counts=True)
+    fractions = (counts / labels.size).tolist()
+    found = [
+        Region(number, classes[number] if number < len(classes) else str(number), fraction)
+        for number, fraction in zip(ids.tolist(), fractions, strict=True)
+    ]
+    return sorted(found, key=lambda region: -region.fraction)
 
 
 class LabelMaps(Output):
@@ -152,7 +183,7 @@ class LabelMaps(Output):
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         super().__init__(predictor)
         self._folder = folder
-        self.view = _WholeView()
+        self.view = _whole_view
         pixels = {"height": Column("int32"), "width": Column("int32")}
         self.columns = {**pixels, **ANSWERS, "fractions": Column("float32", 0)}
 
@@ -164,16 +195,13 @@ class LabelMaps(Output):
     def cells(self, rows: Tensor, images: Images, names: Sequence[str]) -> dict[str, Cells]:
         labels, pixels = rows[0].numpy(), images[0].permute(1, 2, 0).cpu().numpy()
         self._write(names[0], labels, pixels)
-        ids, counts = np.unique(labels, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        names = self.predictor.classes
-        found = ids[order].tolist()
+        found = regions(labels, self.predictor.classes)
         return {
             "height": [labels.shape[0]],
             "width": [labels.shape[1]],
-            "class_ids": [found],
-            "classes": [[names[one] if one < len(names) else str(one) for one in found]],
-            "fractions": [(counts[order] / labels.size).tolist()],
+            "class_ids": [[region.id for region in found]],
+            "classes": [[region.name for region in found]],
+            "fractions": [[region.fraction for region in found]],
         }
 
     def check(self, images: Places) -> None:

@@ -27,8 +27,7 @@ from beit.atomic_io import flush, lock_file, make_folder, replace_file
 from beit.claim import ANOTHER, UNFINISHED
 from beit.config.bulk import Part
 from beit.errors import RunFolderError, optional_library
-from beit.inference.outputs import Cells, Column
-from beit.inference.stream import Rows
+from beit.inference.outputs import Cells, Column, Rows
 from beit.json_object import read_object
 from beit.terminal import printable
 

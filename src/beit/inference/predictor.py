@@ -28,11 +28,10 @@ from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
-from beit.weights.answering import Answering, Label, answering
 from beit.weights.load import open_artifact
 from beit.weights.overrides import Overrides
 from beit.weights.push import Pushed, push_to_hub
-from beit.weights.store import Artifact, save_artifact
+from beit.weights.store import Artifact, Label, save_artifact
 
 PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
 TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
@@ -66,11 +65,6 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits; empty for models that do not classify."""
         return self.artifact.details.classes
-
-    @property
-    def answering(self) -> Answering:
-        """How the logits are read: as one answer among the classes, or as independent labels."""
-        return answering(self.artifact.details)
 
     def _expect(self, kind: type[Model], fault: str, remedy: str) -> Model:
         if not isinstance(self.model, kind):
@@ -195,7 +189,7 @@ class Predictor:
         logits: Logits = model
         if self.flip:
             logits = flip_averaged(model, multi_label=self.artifact.details.multi_label)
-        return self.answering.probabilities(logits(batch))
+        return self.artifact.details.probabilities(logits(batch))
 
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
         """The classes of one image, most probable first.
@@ -203,7 +197,7 @@ class Predictor:
         With `top`, so many, whether they count or not. Without it the five most probable; of a
         multi-label model the labels whose probability reaches their threshold, which may be none.
         """
-        return self.answering.labels(self.probabilities([image])[0], top)
+        return self.artifact.details.labels(self.probabilities([image])[0], top)
 
     def segment(self, image: ImageLike) -> UInt8[np.ndarray, "height width"]:
         """The class id of each pixel of an image, at the image's own size.

@@ -38,7 +38,7 @@ from beit.report.markup import (
     render,
 )
 from beit.report.page import Examples, Figure, best_and_last
-from beit.weights.answering import Answering, answering
+from beit.weights.store import Details
 
 MOST_IMAGES = 5000
 MOST_CLASSES = 20
@@ -66,7 +66,7 @@ class Predicted(NamedTuple):
     targets: Tensor
     """Class ids [images], or of a multi-label model bool [images, classes]."""
     keys: tuple[str, ...]
-    reads: Answering
+    reads: Details
 
     @property
     def probabilities(self) -> Float[Tensor, "images classes"]:
@@ -90,7 +90,7 @@ class Predicted(NamedTuple):
         if not self.reads.multi_label:
             surest, given = probabilities.max(dim=1)
             return torch.where(given == self.targets, surest, -surest)
-        thresholds = torch.tensor(self.reads.thresholds)
+        thresholds = torch.tensor(self.reads.counted_from)
         # Both sides of a threshold reach from 0 to 1, wherever it lies.
         above = probabilities - thresholds
         scaled = above / torch.where(above >= 0, 1 - thresholds, thresholds).clamp_min(1e-6)
@@ -112,7 +112,7 @@ class Predicted(NamedTuple):
             bar = LabelBar(
                 reads.classes[place],
                 float(probabilities[place]),
-                reads.thresholds[place] if reads.multi_label else None,
+                reads.counted_from[place] if reads.multi_label else None,
                 bool(truth[place]),
                 bool(given[place]),
             )
@@ -141,7 +141,7 @@ class Validation:
 
     def __init__(self, run: Path, config: FinetuneRunConfig) -> None:
         self.opened: RunModel[Classifier] = open_model(run, Classifier)
-        self.reads = answering(self.opened.details)
+        self.reads = self.opened.details
         self.train, self.source = divided(config, self.reads.classes)
         self._view = EvaluationView(config.model.size, config.crop)
         self._channels, self._range = config.model.channels, config.loader.value_range
@@ -209,7 +209,7 @@ def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[st
 def _labels(found: Predicted, available: int) -> Section:
     """How each label that occurs does, those of the lowest average precision first."""
     reads = found.reads
-    scores = score_labels(LabelAnswers(found.logits, found.targets), reads.thresholds)
+    scores = score_labels(LabelAnswers(found.logits, found.targets), reads.counted_from)
     support = scores.support.tolist()
     worst_first = scores.average_precision.nan_to_num(nan=2).argsort(stable=True).tolist()
     body = render(

@@ -44,7 +44,6 @@ from beit.tasks.measurement import (
 )
 from beit.terminal import quoted
 from beit.training.distributed import Processes, join_processes
-from beit.weights.answering import answering
 from beit.weights.store import Artifact
 
 BATCH = 32
@@ -186,8 +185,7 @@ def _of_classes(measuring: _Measuring, opened: _Opened, logits: Logits) -> Class
 def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiLabelEvaluation:
     source, details = opened.source, measuring.artifact.details
     measuring.check(source)
-    reads = answering(details)
-    labels = _labels(source, reads.classes, measuring.config.classified.labels)
+    labels = _labels(source, details.classes, measuring.config.classified.labels)
     if not labels.any():
         raise DataError(
             f"no image of {opened.place} has a label: there is nothing to measure",
@@ -195,7 +193,7 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
         )
     batches = measuring.batches(source, range(len(source)), torch.from_numpy(labels))
     answers = answer_labels(logits, batches, measuring.processes.device, measuring.processes.gather)
-    scores = score_labels(answers, reads.thresholds)
+    scores = score_labels(answers, details.counted_from)
     one_each = source.targets is not None and not is_multi_label(source)
     chosen = "those of the model, chosen on its validation images"
     how = chosen if details.thresholds else "0.5, as the model has none of its own"
@@ -209,7 +207,7 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
         binary_cross_entropy=scores.loss,
         without_labels=int((~answers.targets.any(dim=1)).sum()),
         unmeasured=int((scores.support == 0).sum()),
-        classes=_label_scores(reads.classes, scores),
+        classes=_label_scores(details.classes, scores),
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +30,7 @@ from beit.models.layers import NORM_EPSILON
 from beit.models.position import Grid, relative_position_index, table_length
 from beit.models.segmenter import Segmenter
 from beit.tokenizers import build_tokenizer
+from beit.weights.detect import Detected
 from beit.weights.keymap import (
     CLASSIFIER,
     INDEX,
@@ -53,23 +53,15 @@ MOST = 1 << 16  # no side of a real tensor that decides the architecture is larg
 MOST_PATCHES = 4096  # the index of the relative bias grows with their square
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
 TO_STATE = "give mean and std to beit.load, or --mean and --std to `beit convert`"
-Statistics = tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]
-"""Mean, standard deviation, and notes on where they come from."""
 
 
-class Built(NamedTuple):
-    """A model in evaluation mode, and what was assumed or skipped to build it."""
-
-    model: nn.Module
-    notes: tuple[str, ...]
-
-
-def build_model(tensors: Tensors, family: Family, known: Overrides) -> Built:
-    """The model of weights with published names.
+def build_model(found: Detected) -> nn.Module:
+    """The model of weights with published names, in evaluation mode; what is assumed or skipped to
+    build it is added to the notes.
 
     Raises CheckpointError for tensors that are missing, left over, or of another shape.
     """
-    build: dict[Family, Callable[[Tensors, Overrides], Built]] = {
+    build: dict[Family, Callable[[Detected], nn.Module]] = {
         "masked": _masked,
         "backbone": _backbone,
         "classifier": _classifier,
@@ -77,13 +69,13 @@ def build_model(tensors: Tensors, family: Family, known: Overrides) -> Built:
         "vqkd": _vqkd,
         "dalle": _dalle,
     }
-    return build[family](tensors, known)
+    return build[found.family](found)
 
 
-def _loaded(model: nn.Module, tensors: Tensors, pairs: Pairs, notes: tuple[str, ...]) -> Built:
+def _loaded(model: nn.Module, found: Detected, pairs: Pairs) -> nn.Module:
     """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it. Not
     so of norms, where it is a sign of others (RMSNorm)."""
-    weights = from_published(tensors, pairs)
+    weights = from_published(found.tensors, pairs)
     has = {BLOCK.sub("", name) for name in weights}
     zeros = {
         name: torch.zeros_like(value)
@@ -92,52 +84,49 @@ def _loaded(model: nn.Module, tensors: Tensors, pairs: Pairs, notes: tuple[str, 
     }
     kinds = sorted({BLOCK.sub("", name) for name in zeros})
     if kinds:
-        notes += (f"there is no {', '.join(kinds)}: taken as 0",)
+        found.notes.append(f"there is no {', '.join(kinds)}: taken as 0")
     load_strictly(model, weights | zeros)
-    return Built(model.eval(), notes)
+    return model.eval()
 
 
-def _masked(tensors: Tensors, known: Overrides) -> Built:
+def _masked(found: Detected) -> nn.Module:
+    tensors = found.tensors
     extra = {name.split(".")[1] for name in tensors if name.startswith("cls_pt_layers.")}
-    trunk = backbone_config(tensors, known, imagenet=bool(extra))
-    aggregation, notes = None, trunk.notes
+    backbone, aggregation = backbone_config(found, imagenet=bool(extra)), None
     if extra:
-        tap = known.early_layer or trunk.config.depth - 3
-        notes += (f"patch aggregation reads block {tap}, as published",)
+        tap = found.known.early_layer or backbone.depth - 3
+        found.notes.append(f"patch aggregation reads block {tap}, as published")
         aggregation = AggregationConfig(
             early_layer=tap, blocks=len(extra), shared_head="cls_pt_lm_head.weight" not in tensors
         )
     outputs = shape_of(tensors, "lm_head.weight", 2)[0]
-    return _loaded(MaskedImageModel(trunk.config, outputs, aggregation), tensors, MASKED, notes)
+    return _loaded(MaskedImageModel(backbone, outputs, aggregation), found, MASKED)
 
 
-def _backbone(tensors: Tensors, known: Overrides) -> Built:
+def _backbone(found: Detected) -> nn.Module:
     """The norm after a backbone is kept; where there is none, one that scales nothing stands."""
-    trunk = backbone_config(tensors, known)
-    model, notes = PretrainedBackbone(trunk.config), trunk.notes
-    if "norm.weight" not in tensors and "fc_norm.weight" in tensors:
-        notes += ("its last norm, fc_norm, was trained on the mean of the patches",)
+    model, named = PretrainedBackbone(backbone_config(found)), MASKED
+    if {"norm.weight", "fc_norm.weight"} & found.tensors.keys() == {"fc_norm.weight"}:
+        found.notes.append("its last norm, fc_norm, was trained on the mean of the patches")
         named = CLASSIFIER["mean"]
-    else:
-        named = MASKED
-    if not {"norm.weight", "fc_norm.weight"} & tensors.keys():
-        notes += ("it has no last norm; one with gain 1 stands in its place",)
-        own = model.norm.state_dict()
-        tensors = tensors | {f"norm.{name}": value for name, value in own.items()}
-    return _loaded(model, tensors, named, notes)
+    elif "norm.weight" not in found.tensors:
+        found.notes.append("it has no last norm; one with gain 1 stands in its place")
+        own = {f"norm.{name}": value for name, value in model.norm.state_dict().items()}
+        found = found._replace(tensors=found.tensors | own)
+    return _loaded(model, found, named)
 
 
-def _classifier(tensors: Tensors, known: Overrides) -> Built:
-    pooling: Pooling = "mean" if "fc_norm.weight" in tensors else "cls"
-    trunk = backbone_config(tensors, known)
-    outputs = shape_of(tensors, "head.weight", 2)[0]
-    model = Classifier(trunk.config, outputs, HeadConfig(pooling=pooling))
-    return _loaded(model, tensors, CLASSIFIER[pooling], trunk.notes)
+def _classifier(found: Detected) -> nn.Module:
+    pooling: Pooling = "mean" if "fc_norm.weight" in found.tensors else "cls"
+    outputs = shape_of(found.tensors, "head.weight", 2)[0]
+    model = Classifier(backbone_config(found), outputs, HeadConfig(pooling=pooling))
+    return _loaded(model, found, CLASSIFIER[pooling])
 
 
-def _segmenter(tensors: Tensors, known: Overrides) -> Built:
-    trunk = backbone_config(below(tensors, "backbone."), known, imagenet=True)
-    notes = trunk.notes
+def _segmenter(found: Detected) -> nn.Module:
+    tensors, known = found.tensors, found.known
+    trunk = found._replace(tensors=below(tensors, "backbone."))
+    backbone = backbone_config(trunk, imagenet=True)
     decoded = shape_of(tensors, "decode_head.conv_seg.weight", 4)
     auxiliary = "auxiliary_head.conv_seg.weight" in tensors
     convolutions = [name for name in tensors if name.startswith("auxiliary_head.conv")
@@ -146,8 +135,9 @@ def _segmenter(tensors: Tensors, known: Overrides) -> Built:
         auxiliary = False
         tensors = {name: value for name, value in tensors.items()
                    if not name.startswith("auxiliary_head.")}  # fmt: skip
-        notes += ("the auxiliary head is left out: it has not one convolution, and only serves "
-                  "training",)  # fmt: skip
+        found.notes.append(
+            "the auxiliary head is left out: it has not one convolution, and only serves training"
+        )
     default = UperNetConfig()
     head = UperNetConfig(
         out_indices=known.out_indices,
@@ -159,25 +149,25 @@ def _segmenter(tensors: Tensors, known: Overrides) -> Built:
         else default.auxiliary_channels,
     )
     if known.out_indices is None:
-        blocks = ", ".join(map(str, head.blocks(trunk.config.depth)))
-        notes += (f"the head reads blocks {blocks}, as published",)
-    return _loaded(Segmenter(trunk.config, decoded[0], head), tensors, SEGMENTER, notes)
+        blocks = ", ".join(map(str, head.blocks(backbone.depth)))
+        found.notes.append(f"the head reads blocks {blocks}, as published")
+    model = Segmenter(backbone, decoded[0], head)
+    return _loaded(model, found._replace(tensors=tensors), SEGMENTER)
 
 
-def _vqkd(tensors: Tensors, known: Overrides) -> Built:
-    beside = [name for name in tensors if name.startswith(("teacher", "scaling", "loss"))]
-    notes: tuple[str, ...] = ()
+def _vqkd(found: Detected) -> nn.Module:
+    tensors = {name: value for name, value in found.tensors.items()
+               if not name.startswith(("teacher", "scaling", "loss"))}  # fmt: skip
+    beside = len(found.tensors) - len(tensors)
     if beside:
-        notes = (f"left out: {len(beside)} tensors that only its training needs",)
-    tensors = {name: value for name, value in tensors.items() if name not in beside}
+        found.notes.append(f"left out: {beside} tensors that only its training needs")
     trunks = []
     for part in ("encoder.", "decoder."):
         inner = below(tensors, part)
         # Neither part normalises pixels by these: the tokenizer maps them to [-1, 1] itself.
         half = (0.5,) * shape_of(inner, "patch_embed.proj.weight", 4)[1]
-        trunk = backbone_config(inner, Overrides(heads=known.heads, mean=half, std=half))
-        notes += trunk.notes
-        trunks.append(trunk.config)
+        known = Overrides(heads=found.known.heads, mean=half, std=half)
+        trunks.append(backbone_config(found._replace(tensors=inner, known=known)))
     encoder, decoder = trunks
     codes, width = shape_of(tensors, "quantize.embedding.weight", 2)
     config = VQKDConfig(
@@ -193,10 +183,11 @@ def _vqkd(tensors: Tensors, known: Overrides) -> Built:
         codebook_width=width,
         teacher_width=shape_of(tensors, "decode_task_layer.2.weight", 2)[0],
     )
-    return _loaded(build_tokenizer(config), tensors, VQKD, notes)
+    return _loaded(build_tokenizer(config), found._replace(tensors=tensors), VQKD)
 
 
-def _dalle(tensors: Tensors, _known: Overrides) -> Built:
+def _dalle(found: Detected) -> nn.Module:
+    tensors = found.tensors
     blocks = {name.split(".")[3] for name in tensors if name.startswith("encoder.blocks.group_1.")}
     hidden, channels, *_ = shape_of(tensors, "encoder.blocks.input.weight", 4)
     decoder = tensors.get("decoder.blocks.input.weight")
@@ -208,28 +199,23 @@ def _dalle(tensors: Tensors, _known: Overrides) -> Built:
         decoder_input=128 if decoder is None else len(decoder),
         decoder=decoder is not None,
     )
-    return _loaded(build_tokenizer(config), tensors, (("", ""),), ())
+    return _loaded(build_tokenizer(config), found, (("", ""),))
 
 
 # -- its architecture ------------------------------------------------------------------------------
 
 
-class Trunk(NamedTuple):
-    """A backbone as its weights show it, and what they leave open."""
-
-    config: VisionTransformerConfig
-    notes: tuple[str, ...]
-
-
-def backbone_config(tensors: Tensors, known: Overrides, *, imagenet: bool = False) -> Trunk:
-    """The config of a trunk with published names, and the choices that the file does not settle.
+def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransformerConfig:
+    """The config of a trunk with published names; the choices that the file does not settle are
+    added to the notes.
 
     `imagenet` says that the family was trained with the pixel statistics of ImageNet. Raises
     CheckpointError for tensors that are no such trunk, or whose persisted index is not the
     published one.
     """
+    tensors, known = found.tensors, found.known
     width, channels, patch, across = shape_of(tensors, "patch_embed.proj.weight", 4)
-    numbers = {int(found[1]) for found in map(BLOCK.match, tensors) if found}
+    numbers = {int(block[1]) for block in map(BLOCK.match, tensors) if block}
     depth = len(numbers)
     if patch != across or not numbers or max(numbers) != depth - 1:
         raise CheckpointError(
@@ -240,13 +226,13 @@ def backbone_config(tensors: Tensors, known: Overrides, *, imagenet: bool = Fals
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
     table = next((name for name in (shared, own) if name in tensors), None)
     rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
-    heads = _heads(columns, width, known)
+    heads = _heads(columns, width, found)
     grid = _grid(tensors, rows, patch, known)
     scaled = "blocks.0.gamma_1" in tensors
     plain = "pos_embed" in tensors and not table
-    mean, std, notes = _statistics(channels, known, imagenet=imagenet or (plain and not scaled),
-                                   documents=plain and scaled)  # fmt: skip
-    config = VisionTransformerConfig(
+    mean, std = _statistics(channels, found, imagenet=imagenet or (plain and not scaled),
+                            documents=plain and scaled)  # fmt: skip
+    return VisionTransformerConfig(
         size=(grid[0] * patch, grid[1] * patch),
         patch=patch,
         channels=channels,
@@ -263,9 +249,6 @@ def backbone_config(tensors: Tensors, known: Overrides, *, imagenet: bool = Fals
         std=std,
         norm_epsilon=known.epsilon or NORM_EPSILON,
     )  # fmt: skip
-    if not columns and not known.heads:
-        notes = (f"{heads} heads of width {HEAD_WIDTH}, as published", *notes)
-    return Trunk(config, notes)
 
 
 def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
@@ -280,7 +263,8 @@ def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _heads(columns: int, width: int, known: Overrides) -> int:
+def _heads(columns: int, width: int, found: Detected) -> int:
+    known = found.known
     if columns:
         if known.heads not in (None, columns):
             raise CheckpointError(
@@ -297,7 +281,9 @@ def _heads(columns: int, width: int, known: Overrides) -> int:
             f"to {WIDEST}",
             remedy="state it: heads=... in Python, --heads ... on the command line",
         )
-    return width // HEAD_WIDTH
+    heads = width // HEAD_WIDTH
+    found.notes.append(f"{heads} heads of width {HEAD_WIDTH}, as published")
+    return heads
 
 
 def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> Grid:
@@ -356,23 +342,27 @@ def _oblong(count: int | None, rows: int | None, indices: Tensors) -> Grid | Non
     return None
 
 
-def _statistics(channels: int, known: Overrides, *, imagenet: bool, documents: bool) -> Statistics:
+def _statistics(
+    channels: int, found: Detected, *, imagenet: bool, documents: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation: stated, or by family (beit-reference, trap 8)."""
+    known, mean, std = found.known, (0.5,) * channels, (0.5,) * channels
     if known.mean is not None and known.std is not None:
-        return known.mean, known.std, ()
-    half = (0.5,) * channels
+        return known.mean, known.std
     if channels != 3:
-        return half, half, (f"mean and std 0.5 for {channels} channels: the file does not say",)
-    if imagenet:
+        note = f"mean and std 0.5 for {channels} channels: the file does not say"
+    elif imagenet:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
         note = "mean and std of ImageNet, as its family was trained"
-        return IMAGENET_MEAN, IMAGENET_STD, (note,)
-    note = (
-        "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
-        "look the same and need those of ImageNet: then " + TO_STATE
-    )
-    if documents:
+    elif documents:
         note = (
             "mean and std 0.5, as DiT was trained, whose architecture this is (absolute positions "
             "with layer scale); if it was trained otherwise, " + TO_STATE
         )
-    return half, half, (note,)
+    else:
+        note = (
+            "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
+            "look the same and need those of ImageNet: then " + TO_STATE
+        )
+    found.notes.append(note)
+    return mean, std

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from torch import nn
 
 from beit.atomic_io import write_file
 from beit.claim import claim_output
+from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.config.validation import require
 from beit.errors import CheckpointError, ConfigError
-from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone
+from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, PretrainedBackbone
+from beit.models.layers import NORM_EPSILON
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
-from beit.models.vit import VisionTransformer
+from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vq import VQKDTokenizer
+from beit.weights import keymap
 from beit.weights.fetch import Fetched
-from beit.weights.hf_timm_export import (
-    check_epsilon,
-    family_and_names,
-    write_timm,
-    write_transformers,
-)
-from beit.weights.keymap import INDEX, TABLE, Tensors, to_published
+from beit.weights.foreign import CONFIG, PREPROCESSOR
+from beit.weights.keymap import Family, Pairs, Tensors, to_published
+from beit.weights.library_configs import OFFSET, PILLOW
 from beit.weights.load import NOTHING, import_foreign, open_artifact
 from beit.weights.overrides import Overrides
-from beit.weights.store import Artifact, write_artifact
-from beit.weights.transfer import start_from
+from beit.weights.store import WEIGHTS, Artifact, write_artifact
+from beit.weights.transfer import Bias, rebiased
 
 Layout = Literal["beit", "unilm", "timm", "hf"]
-Bias = Literal["shared", "per-block"]
 STATED = ("size", "heads", "mean", "std", "crop", "classes")
 """What can be stated where a file is loaded, as an option or in Python."""
+ARCHITECTURES: dict[Family, str] = {
+    "masked": "BeitForMaskedImageModeling",
+    "classifier": "BeitForImageClassification",
+    "segmenter": "BeitForSemanticSegmentation",
+}
 
 
 def convert(
@@ -64,39 +69,12 @@ def convert(
         artifact = open_artifact(source, overrides=overrides, sha256=sha256)
         if bias is not None:
             artifact = replace(artifact, model=rebiased(artifact.model, bias))
-        notes = WRITERS[to](artifact, temporary)
-        if to != "beit":
-            notes += _unsaid(artifact, temporary)
-    return place, notes
-
-
-def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
-    """The same model with its relative bias shared by all blocks, or one table per block.
-
-    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
-    """
-    if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
-        raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
-    old = model.backbone
-    if old.config.relative_position == bias:
-        return model
-    weights = dict(old.state_dict())
-    new = VisionTransformer(replace(old.config, relative_position=bias))
-    if bias == "shared":
-        names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
-        tables = [weights.pop(name) for name in names]
-        for name, table in zip(names, tables, strict=True):
-            if not torch.equal(table, tables[0]):
-                raise CheckpointError(
-                    f"{name} differs from the table of the first block: they cannot be shared",
-                    remedy="keep one table per block",
-                )
-        weights[f"rel_pos_bias.{TABLE}"] = tables[0]
-        new.load_state_dict(weights)
-    else:
-        start_from(new, weights, old.config)
-    model.backbone = new.eval()
-    return model
+        if to == "beit":
+            write_artifact(temporary, artifact.model, artifact.details)
+            return place, []
+        writers = {"unilm": write_released, "timm": write_timm, "hf": write_transformers}
+        notes = writers[to](artifact, temporary)
+        return place, notes + _unsaid(artifact, temporary)
 
 
 def _unsaid(artifact: Artifact, place: Path) -> list[str]:
@@ -154,6 +132,36 @@ def _answers_by(artifact: Artifact) -> dict[str, Any]:
     return values
 
 
+def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
+    """What a model is for, and how its names relate to the published ones."""
+    if isinstance(model, MaskedImageModel | PretrainedBackbone):
+        return "masked", keymap.MASKED
+    if isinstance(model, Classifier):
+        return "classifier", keymap.CLASSIFIER[model.pooling]
+    if isinstance(model, Segmenter):
+        return "segmenter", keymap.SEGMENTER
+    assert isinstance(model, VQKDTokenizer)
+    return "vqkd", keymap.VQKD
+
+
+def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
+    """Raise ConfigError for norms that a reader of BEiT's own epsilon would change much."""
+    require(
+        backbone.norm_epsilon <= 10 * NORM_EPSILON,
+        f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
+        f"{NORM_EPSILON}",
+        "use --to hf or beit",
+    )
+
+
+def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> None:
+    folder.mkdir()
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    safetensors.torch.save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+
+
 # -- the published layout ------------------------------------------------------------------------
 
 
@@ -162,13 +170,14 @@ def published(model: nn.Module) -> Tensors:
     tensors = to_published(model.state_dict(), family_and_names(model)[1])
     if isinstance(model, BackboneModel):
         grid = model.backbone.config.grid
-        tables = [name for name in tensors if name.endswith(TABLE)]
-        for name in tables:
-            tensors[name.replace(TABLE, INDEX)] = relative_position_index(grid).clone()
+        for name in [name for name in tensors if name.endswith(keymap.TABLE)]:
+            index = name.replace(keymap.TABLE, keymap.INDEX)
+            tensors[index] = relative_position_index(grid).clone()
     return tensors
 
 
-def _unilm(artifact: Artifact, place: Path) -> list[str]:
+def write_released(artifact: Artifact, place: Path) -> list[str]:
+    """A file as Microsoft released them; nothing is left out."""
     model = artifact.model
     if not isinstance(model, BackboneModel | VQKDTokenizer) or isinstance(
         model, PretrainedBackbone
@@ -191,14 +200,197 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
     return []
 
 
-def _ours(artifact: Artifact, place: Path) -> list[str]:
-    write_artifact(place, artifact.model, artifact.details)
-    return []
+# -- timm ----------------------------------------------------------------------------------------
 
 
-WRITERS: dict[Layout, Callable[[Artifact, Path], list[str]]] = {
-    "beit": _ours,
-    "unilm": _unilm,
-    "timm": write_timm,
-    "hf": write_transformers,
-}
+def write_timm(artifact: Artifact, place: Path) -> list[str]:
+    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`; what was left out.
+
+    Pre-trained models go without what only pre-training needs, as timm has no such model.
+    """
+    model, details, notes = artifact.model, artifact.details, []
+    if not isinstance(model, MaskedImageModel | PretrainedBackbone | Classifier):
+        raise ConfigError(
+            f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
+        )
+    backbone = model.backbone.config
+    check_epsilon(backbone, "timm")
+    tensors = to_published(model.state_dict(), family_and_names(model)[1])
+    if isinstance(model, MaskedImageModel):
+        dropped = [name for name in tensors
+                   if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"]  # fmt: skip
+        tensors = {name: value for name, value in tensors.items() if name not in dropped}
+        notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
+    config = {
+        "architecture": "beit_base_patch16_224",  # the rest of it follows in model_args
+        "num_classes": outputs,
+        "num_features": backbone.width,
+        "model_args": {
+            "global_pool": "avg" if mean_pooled else "token",
+            "img_size": list(backbone.size),
+            "patch_size": backbone.patch,
+            "in_chans": backbone.channels,
+            "embed_dim": backbone.width,
+            "depth": backbone.depth,
+            "num_heads": backbone.heads,
+            "mlp_ratio": backbone.hidden / backbone.width,
+            "init_values": backbone.layer_scale,
+            "use_abs_pos_emb": backbone.absolute_position,
+            "use_rel_pos_bias": backbone.relative_position == "per-block",
+            "use_shared_rel_pos_bias": backbone.relative_position == "shared",
+        },
+        "pretrained_cfg": {
+            "input_size": [backbone.channels, *backbone.size],
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+            "crop_pct": details.crop,
+            "crop_mode": "center" if details.resize == "cover" else "squash",
+            "interpolation": details.interpolation,
+            "fixed_input_size": True,
+            "num_classes": outputs,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    if details.classes:
+        config["label_names"] = list(details.classes)
+    _write(place, tensors, {CONFIG: config})
+    return notes
+
+
+# -- transformers --------------------------------------------------------------------------------
+
+
+def write_transformers(artifact: Artifact, place: Path) -> list[str]:
+    """For `BeitFor...from_pretrained(FOLDER)` or `FlavaImageCodebook`; what was left out."""
+    model = artifact.model
+    if isinstance(model, DalleTokenizer):
+        return _flava(model, place)
+    if not isinstance(model, BackboneModel) or isinstance(model, PretrainedBackbone):
+        raise ConfigError(
+            f"transformers has no model for a {type(model).__name__}",
+            remedy="use --to beit, or --to timm for a backbone alone",
+        )
+    backbone = model.backbone.config
+    # It takes the positions of other grids for those of another shape, and resizes them on every
+    # forward pass, which no table can make up for: see `library_configs.as_read`.
+    placed = backbone.absolute_position or backbone.relative_position != "none"
+    require(
+        not placed or backbone.grid[0] == backbone.grid[1],
+        f"transformers computes wrong positions for images of {backbone.size[0]} x "
+        f"{backbone.size[1]} pixels, which are not square",
+        "use --to timm, unilm or beit",
+    )
+    family, pairs = family_and_names(model)
+    tensors, notes = to_published(model.state_dict(), pairs), []
+    second = [name for name in tensors if name.startswith("cls_pt_")]
+    tensors = {name: value for name, value in tensors.items() if name not in second}
+    if second:
+        notes.append(f"left out, as transformers has no place for them: {', '.join(second)}")
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    count = model.classes if isinstance(model, Segmenter) else outputs
+    names = artifact.details.classes or tuple(f"LABEL_{index}" for index in range(count))
+    config = beit_config(backbone) | {
+        "architectures": [ARCHITECTURES[family]],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+    if isinstance(model, MaskedImageModel):
+        # The final norm is that of the head, so the trunk must not have one of its own.
+        config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
+    if isinstance(model, Classifier):
+        config["use_mean_pooling"] = model.pooling == "mean"
+        if artifact.details.multi_label:
+            config["problem_type"] = "multi_label_classification"
+    if isinstance(model, Segmenter):
+        config |= _segmentation_config(model)
+    preprocessor = _preprocessor(artifact, backbone)
+    tensors = keymap.to_transformers(tensors, family)
+    _write(place, tensors, {CONFIG: config, PREPROCESSOR: preprocessor})
+    return notes
+
+
+def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
+    height, width = backbone.size
+    return {
+        "model_type": "beit",
+        "image_size": height if height == width else [height, width],
+        "patch_size": backbone.patch,
+        "num_channels": backbone.channels,
+        "hidden_size": backbone.width,
+        "num_hidden_layers": backbone.depth,
+        "num_attention_heads": backbone.heads,
+        "intermediate_size": backbone.hidden,
+        "hidden_act": "gelu",
+        "layer_norm_eps": backbone.norm_epsilon,
+        "layer_scale_init_value": backbone.layer_scale or 0.0,
+        "use_mask_token": backbone.mask_token,
+        "use_absolute_position_embeddings": backbone.absolute_position,
+        "use_relative_position_bias": backbone.relative_position == "per-block",
+        "use_shared_relative_position_bias": backbone.relative_position == "shared",
+    }
+
+
+def _segmentation_config(model: Segmenter) -> dict[str, Any]:
+    head = model.config
+    width = model.backbone.config.width
+    if not isinstance(head, UperNetConfig) or head.head_channels not in (None, width):
+        raise ConfigError(
+            "transformers only has segmenters with a UperNet head as wide as the backbone",
+            remedy="use --to unilm or beit",
+        )
+    require(
+        max(model.out_indices) + OFFSET <= model.backbone.config.depth,
+        f"the head reads block {max(model.out_indices)} of {model.backbone.config.depth}, "
+        "which transformers cannot: its BeitForSemanticSegmentation reads the output of block "
+        "i - 2 where out_indices says i, and i may not exceed the depth",
+        "use --to unilm or beit",
+    )
+    return {
+        "out_indices": [index + OFFSET for index in model.out_indices],
+        "pool_scales": list(head.pools),
+        "use_auxiliary_head": head.auxiliary,
+        "auxiliary_channels": head.auxiliary_channels,
+        "auxiliary_num_convs": 1,
+        "auxiliary_concat_input": False,
+    }
+
+
+def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
+    """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
+    (height, width), details = backbone.size, artifact.details
+    whole = int(height / details.crop), int(width / details.crop)
+    keeps = details.resize == "cover" and artifact.kind != "segmenter"
+    size = {"shortest_edge": whole[0]} if keeps else {"height": whole[0], "width": whole[1]}
+    return {
+        "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "do_center_crop": keeps or details.crop < 1,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(backbone.mean),
+        "image_std": list(backbone.std),
+        "resample": next(key for key, name in PILLOW.items() if name == details.interpolation),
+        "do_convert_rgb": backbone.channels == 3,
+        **({} if keeps else {"do_reduce_labels": False}),
+    }
+
+
+def _flava(tokenizer: DalleTokenizer, place: Path) -> list[str]:
+    codebook = tokenizer.config
+    config = {
+        "model_type": "flava_image_codebook",
+        "architectures": ["FlavaImageCodebook"],
+        "num_groups": 4,
+        "input_channels": codebook.channels,
+        "num_blocks_per_group": codebook.blocks_per_group,
+        "hidden_size": codebook.hidden,
+        "vocab_size": codebook.codes,
+    }
+    _write(place, keymap.to_flava(tokenizer.state_dict()), {CONFIG: config})
+    return ["the decoder, as transformers has no place for it"] if codebook.decoder else []

@@ -7,14 +7,14 @@ with an index of the shards or without.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import read_object
 from beit.terminal import counted, printable
-from beit.weights.keymap import Tensors
+from beit.weights.keymap import Tensors, listed
 from beit.weights.overrides import Entries
 from beit.weights.read import Contents, read_contents
 
@@ -41,14 +41,15 @@ class Foreign(NamedTuple):
     """That of transformers or timm; empty where none lies beside the weights."""
     preprocessor: Entries | None
     metadata: Mapping[str, object]
-    notes: tuple[str, ...]
+    notes: list[str]
+    """On how it was read."""
     sha256: str
     """Of the bytes that were read, if they are those of one file."""
 
 
 def is_foreign(path: Path) -> bool:
     """Whether a path is for `read_foreign`: any file, or a folder of timm or transformers."""
-    return path.is_file() or _foreign_config(path) is not None
+    return path.is_file() or foreign_config(path) is not None
 
 
 def read_foreign(path: Path, name: str = "") -> Foreign:
@@ -57,7 +58,7 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
     Raises CheckpointError for files that hold no weights, or of which some are missing.
     """
     folder = path if path.is_dir() else path.parent
-    config = _foreign_config(folder)
+    config = foreign_config(folder)
     if path.is_dir():
         files = _find_weights(path)
     elif SHARD.fullmatch(path.name):
@@ -72,19 +73,20 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
         raise CheckpointError(
             f"{folder} has {counted(twice, 'tensor')} in more than one of its files", remedy=AGAIN
         )
-    notes: tuple[str, ...] = (f"weights from {counted(len(read), 'file')}",)
-    metadata, sha256 = {}, ""
-    if len(read) == 1:
-        notes, metadata, sha256 = tuple(_reading(read[0])), read[0].metadata, read[0].sha256
-    if config is None:
-        none = Entries(folder / CONFIG, {})
-        return Foreign(path, name or path.name, tensors, none, None, metadata, notes, sha256)
-    processor = folder / PREPROCESSOR
-    prepared = _entries(processor) if processor.is_file() else None
-    return Foreign(folder, name, tensors, config, prepared, {}, notes, sha256)
+    alone, processor = read[0] if len(read) == 1 else None, folder / PREPROCESSOR
+    return Foreign(
+        place=path if config is None else folder,
+        name=name or path.name,
+        tensors=tensors,
+        config=config or Entries(folder / CONFIG, {}),
+        preprocessor=_entries(processor) if config and processor.is_file() else None,
+        metadata=alone.metadata if alone else {},
+        notes=_reading(alone) if alone else [f"weights from {counted(len(read), 'file')}"],
+        sha256=alone.sha256 if alone else "",
+    )
 
 
-def _foreign_config(folder: Path) -> Entries | None:
+def foreign_config(folder: Path) -> Entries | None:
     """The config of a folder, if it is one of others: transformers writes `model_type`; timm
     `architecture`, a name where we have a tree."""
     file = folder / CONFIG
@@ -99,23 +101,31 @@ def _entries(file: Path) -> Entries:
     return Entries(file, read_object(file, CheckpointError, AGAIN))
 
 
-def _reading(contents: Contents) -> Iterator[str]:
+def _reading(contents: Contents) -> list[str]:
     """Notes on how a file was read."""
+    notes = []
     if contents.wrapper:
         others = ", ".join(f"'{printable(name)}'" for name in contents.other_sets)
-        beside = f", not from {others}" if others else ""
-        yield f"the weights lie under '{printable(contents.wrapper)}'{beside}"
+        notes.append(
+            f"the weights lie under '{printable(contents.wrapper)}'"
+            + (f", not from {others}" if others else "")
+        )
     if contents.skipped:
-        yield f"left out of the file: {printable(', '.join(contents.skipped))}"
+        notes.append(f"left out of the file: {printable(', '.join(contents.skipped))}")
+    return notes
 
 
 def _find_weights(folder: Path) -> list[Path]:
     """The files of a folder; those of no variant first, and safetensors before anything pickled."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (folder / f"{name}.index.json").is_file():
-            return _indexed(folder / f"{name}.index.json")
+    names = [each for name in WEIGHTS for each in (name, f"{name}.index.json")]
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    file = file or _only_variant(folder)
+    if file.suffix == ".json":
+        return _indexed(file)
+    return _all_shards(file) if SHARD.fullmatch(file.name) else [file]
+
+
+def _only_variant(folder: Path) -> Path:
     variants: dict[str, Path] = {}
     for file in sorted(folder.iterdir(), key=lambda each: (each.suffix == ".bin", each.name)):
         found = WHOLE.fullmatch(NUMBERS.sub("", file.name)) or INDEX.fullmatch(file.name)
@@ -131,10 +141,7 @@ def _find_weights(folder: Path) -> list[Path]:
             f"{folder} holds its weights in several variants: {', '.join(variants)}",
             remedy=f"give one of the files: {', '.join(file.name for file in variants.values())}",
         )
-    (file,) = variants.values()
-    if file.suffix == ".json":
-        return _indexed(file)
-    return _all_shards(file) if SHARD.fullmatch(file.name) else [file]
+    return next(iter(variants.values()))
 
 
 def _indexed(index: Path) -> list[Path]:
@@ -149,11 +156,9 @@ def _indexed(index: Path) -> list[Path]:
 def _all_shards(shard: Path) -> list[Path]:
     found = SHARD.fullmatch(shard.name)
     assert found is not None
-    numbers = range(1, int(found["total"]) + 1)
-    return _present([
-        shard.with_name(f"{found['front']}-{number:05d}-of-{found['total']}{found['back']}")
-        for number in numbers
-    ])  # fmt: skip
+    front, total, back = found["front"], found["total"], found["back"]
+    names = [f"{front}-{number:05d}-of-{total}{back}" for number in range(1, int(total) + 1)]
+    return _present([shard.with_name(name) for name in names])
 
 
 def _present(files: list[Path]) -> list[Path]:
@@ -161,7 +166,7 @@ def _present(files: list[Path]) -> list[Path]:
     if missing:
         raise CheckpointError(
             f"of {len(files)} files of weights {len(missing)} are missing in {files[0].parent}: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}",
+            f"{listed(missing)}",
             remedy="get these too",
         )
     return files

@@ -3,13 +3,16 @@
 Released files and timm name the trunk as we do (ours below `backbone.`); what differs is the head,
 and where a block keeps its relative table. transformers names everything its own way and keeps
 queries, keys and values apart; its version 5 has new names for the same modules. OpenMMLab differs
-in a few beginnings. Everything goes through the published names.
+in a few beginnings. Everything goes through the published names; the tables are in `names.toml`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,37 +22,27 @@ from beit.errors import CheckpointError
 
 Tensors = dict[str, Tensor]
 Pairs = tuple[tuple[str, str], ...]
-Rules = tuple[tuple[re.Pattern[str], str], ...]
+Naming = Literal["published", "transformers", "openmmlab", "vqkd", "dalle"]
+"""Whose names the tensors have. unilm, timm and the released files share the published ones."""
 Family = Literal["masked", "backbone", "classifier", "segmenter", "vqkd", "dalle"]
 
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 PARTS = ("query", "key", "value")
+_NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
 
-# -- ours and the published names: the first beginning that fits is replaced -----------------------
 
-MASKED: Pairs = (
-    ("norm.", "norm."),
-    ("head.", "lm_head."),
-    ("aggregation.blocks.", "cls_pt_layers."),
-    ("aggregation.norm.", "cls_pt_norm."),
-    ("aggregation.head.", "cls_pt_lm_head."),
-    ("backbone.", ""),
-)
-CLASSIFIER: dict[Pooling, Pairs] = {
-    "mean": (("norm.", "fc_norm."), ("head.", "head."), ("backbone.", "")),
-    "cls": (("norm.", "norm."), ("head.", "head."), ("backbone.", "")),
-}
-SEGMENTER: Pairs = (
-    ("neck.fpn", "backbone.fpn"),
-    ("decode_head.", "decode_head."),
-    ("auxiliary_head.", "auxiliary_head."),
-    ("backbone.", "backbone."),
-)
-VQKD: Pairs = (
-    ("encoder_norm.", "encoder.fc_norm."),
-    ("decoder_norm.", "decoder.fc_norm."),
-    ("", ""),
+def _pairs(library: str, *tables: str) -> Pairs:
+    return tuple(pair for table in tables for pair in _NAMES[library][table].items())
+
+
+MASKED, SEGMENTER, VQKD = (_pairs("ours", kind) for kind in ("masked", "segmenter", "vqkd"))
+CLASSIFIER: dict[Pooling, Pairs] = {"mean": _pairs("ours", "mean"), "cls": _pairs("ours", "cls")}
+TRUNK, BLOCK, FLAVA = (_pairs("transformers", part) for part in ("trunk", "block", "flava"))
+NORMS = ("norm.weight", "fc_norm.weight")
+OF_HEADS = re.compile(
+    r"(head|head_dist|lm_head|decode_head|auxiliary_head|classifier|fc|linear|neck|pre_logits"
+    r"|(backbone\.)?fpn\d*)\."
 )
 
 
@@ -79,6 +72,11 @@ def below(tensors: Tensors, prefix: str) -> Tensors:
     }
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def _reversed(pairs: Pairs) -> Pairs:
     return tuple((right, left) for left, right in pairs)
 
@@ -96,54 +94,17 @@ def _within(name: str, pairs: Pairs) -> str:
     return name
 
 
-# -- transformers and the published names: version 4, both ways ------------------------------------
-
-TRUNK: Pairs = (
-    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
-    ("embeddings.position_embeddings", "pos_embed"),
-    ("encoder.relative_position_bias.", "rel_pos_bias."),
-    ("encoder.layer.", "blocks."),
-    ("pooler.layernorm.", "fc_norm."),
-    ("layernorm.", "norm."),
-    ("embeddings.", ""),
-)
-BLOCK: Pairs = (
-    (f".attention.attention.relative_position_bias.{TABLE}", f".attn.{TABLE}"),
-    (f".attention.attention.relative_position_bias.{INDEX}", f".attn.{INDEX}"),
-    (".attention.attention.query.bias", ".attn.q_bias"),
-    (".attention.attention.value.bias", ".attn.v_bias"),
-    (".attention.output.dense.", ".attn.proj."),
-    (".intermediate.dense.", ".mlp.fc1."),
-    (".output.dense.", ".mlp.fc2."),
-    (".layernorm_before.", ".norm1."),
-    (".layernorm_after.", ".norm2."),
-    (".lambda_", ".gamma_"),
-)
-"""The parts of a block, anywhere in a name."""
-HEADS: dict[str, Pairs] = {
-    "masked": (("layernorm.", "norm."), ("lm_head.", "lm_head.")),
-    "classifier": (("classifier.", "head."),),
-    "segmenter": (
-        ("fpn", "backbone.fpn"),
-        ("decode_head.classifier.", "decode_head.conv_seg."),
-        ("decode_head.", "decode_head."),
-        ("auxiliary_head.classifier.", "auxiliary_head.conv_seg."),
-        ("auxiliary_head.", "auxiliary_head."),
-    ),
-}
-FLAVA: Pairs = (  # its copy of the DALL-E encoder has two more levels of modules
-    (".group.block_", ".block_"),
-    (".res_path.path.", ".res_path."),
-)
+# -- transformers, OpenMMLab and OpenAI ------------------------------------------------------------
 
 
 def to_transformers(tensors: Tensors, family: Family) -> Tensors:
     """The names of transformers for published ones; versions 4 and 5 read them."""
     front = "backbone." if family == "segmenter" else ""
-    pairs = HEADS[family] + tuple((f"beit.{theirs}", front + ours) for theirs, ours in TRUNK)
+    trunk = tuple((f"beit.{theirs}", front + ours) for theirs, ours in TRUNK)
+    pairs = _reversed(_pairs("transformers", family) + trunk)
     renamed: Tensors = {}
     for name, value in tensors.items():
-        theirs = _within(_begin(name, _reversed(pairs)), _reversed(BLOCK))
+        theirs = _within(_begin(name, pairs), _reversed(BLOCK))
         if name.endswith(".attn.qkv.weight"):
             for part, piece in zip(PARTS, value.chunk(3), strict=True):
                 inner = theirs.replace("attn.qkv", f"attention.attention.{part}")
@@ -164,60 +125,8 @@ def to_flava(tensors: Tensors) -> Tensors:
 
 def from_dalle(tensors: Tensors, part: Literal["encoder", "decoder"]) -> Tensors:
     """Our names for those in OpenAI's files (`.w`, `.b`), or in transformers' FLAVA codebook."""
-    spelled = ((r"\.w$", ".weight"), (r"\.b$", ".bias"))
-    renamed = _renamed(tensors, _rules(*spelled))
+    renamed = _renamed(tensors, _pairs("dalle", "rules"))
     return {f"{part}.{_within(name, FLAVA)}": value for name, value in renamed.items()}
-
-
-# -- the names of others, by rules that are applied one after the other ----------------------------
-
-
-def _rules(*pairs: tuple[str, str]) -> Rules:
-    return tuple((re.compile(old), new) for old, new in pairs)
-
-
-VERSION_5 = _rules(
-    (r"^(beit|data2vec_vision)\.", ""),  # of some names of a backbone alone
-    (r"^layers\.(\d+)\.", r"encoder.layer.\1."),
-    (r"^shared_position_bias\.", "encoder.relative_position_bias."),
-    (r"^(encoder\.layer\.\d+)\.relative_position_bias\.",
-     r"\1.attention.attention.relative_position_bias."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-)  # fmt: skip
-VERSION_5_HEADS = _rules(
-    (r"^fpn\.fpn1\.conv_transpose1\.", "fpn1.0."),
-    (r"^fpn\.fpn1\.normalization\.", "fpn1.1."),
-    (r"^fpn\.fpn1\.conv_transpose2\.", "fpn1.3."),
-    (r"^fpn\.fpn2\.", "fpn2.0."),
-    (r"^decode_head\.psp_modules\.blocks\.(\d+)\.conv\.", r"decode_head.psp_modules.\1.1."),
-    (r"^decode_head\.psp_bottleneck\.", "decode_head.bottleneck."),
-    (r"\.convolution\.", ".conv."),
-    (r"\.normalization\.", ".bn."),
-)
-OPENMMLAB_BLOCK = (
-    (r"\.ln([12])\.", r".norm\1."),
-    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
-)
-OPENMMLAB = _rules(
-    (r"^patch_embed\.projection\.", "patch_embed.proj."),
-    (r"^layers\.", "blocks."),
-    *OPENMMLAB_BLOCK,
-    (r"^(ln|norm)1\.", "norm."),
-    (r"^(ln|norm)2\.", "fc_norm."),
-)
-OPENMMLAB_HEADS = _rules(
-    (r"^(head\.)?cls_head\.", "lm_head."),
-    (r"^head\.layers\.head\.", "head."),
-    (r"^neck\.upsample_4x\.", "backbone.fpn1."),
-    (r"^neck\.upsample_2x\.", "backbone.fpn2."),
-    (r"^neck\.norm\.", "norm."),
-    (r"^neck\.patch_aggregation\.", "cls_pt_layers."),
-    *OPENMMLAB_BLOCK,
-)
 
 
 def from_transformers(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
@@ -227,24 +136,27 @@ def from_transformers(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]
     """
     trunk = {
         _within(_begin(name, TRUNK), BLOCK): value
-        for name, value in _renamed(trunk, VERSION_5).items()
+        for name, value in _renamed(trunk, _pairs("transformers", "version_5")).items()
     }
-    pairs = HEADS["masked"] + HEADS["segmenter"]
-    beside = _renamed(heads, VERSION_5_HEADS)
+    pairs = _pairs("transformers", "masked", "segmenter")
+    beside = _renamed(heads, _pairs("transformers", "version_5_heads"))
     return _joined(trunk), {_begin(name, pairs): value for name, value in beside.items()}
 
 
 def from_openmmlab(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
     """Published names for those of OpenMMLab: of a trunk, and of what lies beside it."""
-    return _renamed(trunk, OPENMMLAB), _renamed(heads, OPENMMLAB_HEADS)
+    return (
+        _renamed(trunk, _pairs("openmmlab", "trunk", "block")),
+        _renamed(heads, _pairs("openmmlab", "heads", "block")),
+    )
 
 
-def _renamed(tensors: Tensors, rules: Rules) -> Tensors:
+def _renamed(tensors: Tensors, rules: Pairs) -> Tensors:
     """The tensors with every rule applied to every name."""
     found: Tensors = {}
     for name, value in tensors.items():
         for old, new in rules:
-            name = old.sub(new, name)
+            name = re.sub(old, new, name)
         found[name] = value
     return found
 
@@ -268,3 +180,110 @@ def _joined(tensors: Tensors) -> Tensors:
             )
         whole[f"{block}.attn.qkv.weight"] = torch.cat([apart[part] for part in PARTS])
     return whole
+
+
+# -- a network under the names of its library ----------------------------------------------------
+
+
+class Located(NamedTuple):
+    """A network in a file."""
+
+    naming: Naming
+    trunk: Tensors
+    """What lies below the prefix of the trunk, without it; also its heads, if they lie there."""
+    heads: Tensors
+    """What lies above the trunk and belongs to its head, under names without prefix."""
+    head: str
+    """What the head is called; empty without one."""
+    guessed: bool
+    """Whether the head is somebody's own, so that nothing says what it reads."""
+    notes: list[str]
+    """On how the file is read; each later step adds its own."""
+
+
+def to_published_names(located: Located) -> tuple[Family, Tensors]:
+    """What a network of any library is for, and its tensors under the published names.
+
+    Raises CheckpointError for weights of ours, whose config says what their names do not, and for
+    a norm after a norm.
+    """
+    trunk, heads = located.trunk, located.heads
+    if located.naming == "vqkd":
+        return "vqkd", trunk
+    if located.naming == "dalle":
+        ours = any(name.startswith("encoder.") for name in trunk)
+        return "dalle", trunk if ours else from_dalle(trunk, "encoder")
+    if located.naming == "transformers":
+        trunk, heads = from_transformers(trunk, heads)
+    elif located.naming == "openmmlab":
+        trunk, heads = from_openmmlab(trunk, heads)
+    _check_ours(trunk, heads)
+    if "decode_head.conv_seg.weight" in heads:
+        return "segmenter", _segmenter(trunk, heads, located.notes)
+    if "lm_head.weight" not in trunk | heads:
+        return _classifier(trunk, heads, located)
+    if "norm.weight" in trunk and "norm.weight" in heads:
+        raise CheckpointError(
+            "the trunk of the model ends with a norm, and its head begins with another, which BEiT "
+            "has no place for",
+            remedy="give one that was trained with use_mean_pooling=True",
+        )
+    return "masked", trunk | heads
+
+
+def _segmenter(trunk: Tensors, heads: Tensors, notes: list[str]) -> Tensors:
+    """The trunk and neck go below `backbone.`; a last norm is not read by the head."""
+    unread = [name for name in trunk if name.startswith(("norm.", "fc_norm."))]
+    if unread:
+        notes.append(f"left out: {', '.join(unread)}, which the head does not read")
+    kept = {f"backbone.{name}": value for name, value in trunk.items() if name not in unread}
+    return kept | heads
+
+
+def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> tuple[Family, Tensors]:
+    """With a linear head and the norm before it; else it is a backbone alone."""
+    whole, head = trunk | heads, located.head
+    if not head or trunk.keys() & heads.keys() or not whole.keys() & {*NORMS}:
+        kept = without_head(whole)
+        left = [name for name in whole if name not in kept]
+        if left:
+            located.notes.append(f"left out: {listed(left)}")
+        return "backbone", kept
+    named = {
+        f"head.{name.removeprefix(f'{head}.')}" if name.startswith(f"{head}.") else name: value
+        for name, value in whole.items()
+    }
+    if located.guessed:
+        how = "the class token" if "norm.weight" in named else "the mean of the patches"
+        located.notes.append(f"the head '{head}' beside the trunk reads {how}")
+    return "classifier", named
+
+
+def without_head(tensors: Tensors) -> Tensors:
+    """The backbone alone, with the norm after it if there is one."""
+    return {name: value for name, value in tensors.items() if not OF_HEADS.match(name)}
+
+
+def _check_ours(trunk: Tensors, heads: Tensors) -> None:
+    apart = {"norm.weight", "head.weight"} <= heads.keys() and not trunk.keys() & {*NORMS}
+    if apart or any(".attn.rel_pos_bias." in name for name in trunk):
+        raise CheckpointError(
+            "the file holds weights of ours without their config.json",
+            remedy="give the folder with both",
+        )
+
+
+def summed_bias(tensors: Tensors, notes: list[str]) -> Tensors:
+    """A relative bias of each block and one for all are added up, as every library does."""
+    shared = [name for name in tensors
+              if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
+    own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]
+    if not shared or not own:
+        return tensors
+    table, front = tensors[shared[0]], shared[0].removesuffix(TABLE)
+    found = {name: value for name, value in tensors.items() if not name.startswith(front)}
+    for name in own:
+        if found[name].shape == table.shape:
+            found[name] = found[name] + table
+    notes.append("the relative bias that all blocks share is added to that of each")
+    return found

@@ -17,7 +17,7 @@ from torch import Tensor
 from beit.config.data import Resize
 from beit.config.runs import Pooling
 from beit.config.tokenizer import Interpolation
-from beit.models.position import CLASS_ROWS, Grid, table_length
+from beit.models.position import CLASS_ROWS, Grid, resize_absolute_position, table_length
 from beit.weights.keymap import INDEX, TABLE, Family, Tensors
 from beit.weights.overrides import Entries, Overrides
 from beit.weights.published import is_published_hub
@@ -68,7 +68,7 @@ def read_timm(config: Entries) -> Overrides:
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
 OFFSET = 2  # its out_indices count from the embedding, and from 1
-EPSILON, HEADS = 1e-12, 12  # its defaults
+DEFAULT_EPSILON, DEFAULT_HEADS = 1e-12, 12
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 
 
@@ -90,9 +90,7 @@ def check_architecture(config: Entries) -> None:
         config.refuse(f"has the activation '{activation}'", "only the exact gelu is BEiT")
 
 
-def read_transformers(
-    config: Entries, family: Family, name: str
-) -> tuple[Overrides, tuple[str, ...]]:
+def read_transformers(config: Entries, family: Family, name: str, notes: list[str]) -> Overrides:
     """The `config.json` of transformers, and notes on it.
 
     `name` is the hub id; files that Microsoft converted state the defaults of transformers where
@@ -106,17 +104,17 @@ def read_transformers(
         heads=config.integer("num_attention_heads"),
         pooling="mean" if config.flag("use_mean_pooling", True) else "cls",
         classes=None if names and all(map(UNTRAINED_NAME.fullmatch, names)) else names,
-        epsilon=None if published else config.number("layer_norm_eps") or EPSILON,
+        epsilon=None if published else config.number("layer_norm_eps") or DEFAULT_EPSILON,
         multi_label=problem == "multi_label_classification",
         regression=problem == "regression",
     )
     if family != "segmenter":
-        return stated, ()
-    stated = replace(stated, pools=config.integers("pool_scales") or (1, 2, 3, 6))
-    if published:
-        return stated, ()
-    blocks, note = _blocks_read(config)
-    return replace(stated, out_indices=blocks), (note,)
+        return stated
+    return replace(
+        stated,
+        pools=config.integers("pool_scales") or (1, 2, 3, 6),
+        out_indices=None if published else _blocks_read(config, notes),
+    )
 
 
 def _size(config: Entries) -> tuple[int, int]:
@@ -130,7 +128,7 @@ def _size(config: Entries) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _blocks_read(config: Entries) -> tuple[tuple[int, ...], str]:
+def _blocks_read(config: Entries, notes: list[str]) -> tuple[int, ...]:
     """The blocks that a segmenter reads in truth, not those it names.
 
     Its `out_indices` are those that unilm counts from 0, but it reads two blocks earlier. The files
@@ -146,13 +144,14 @@ def _blocks_read(config: Entries) -> tuple[tuple[int, ...], str]:
             "which is no block, or none",
             "only four outputs of blocks can be read here",
         )
-    return blocks, (
+    notes.append(
         f"the head reads blocks {', '.join(map(str, blocks))}, as transformers does where its "
         f"out_indices say {', '.join(map(str, indices))}"
     )
+    return blocks
 
 
-def as_read(tensors: Tensors, size: tuple[int, int] | None) -> tuple[Tensors, tuple[str, ...]]:
+def as_read(tensors: Tensors, size: tuple[int, int] | None, notes: list[str]) -> Tensors:
     """Published weights with position tables of h x w patches as transformers reads them.
 
     Version 5 takes a table for h x w patches as one for w x h, and absolute positions as a square,
@@ -164,9 +163,9 @@ def as_read(tensors: Tensors, size: tuple[int, int] | None) -> tuple[Tensors, tu
     patch = next((int(tensors[name].shape[-1]) for name in names
                   if name in tensors and tensors[name].ndim == 4), 1)  # fmt: skip
     if size is None or size[0] == size[1] or patch == 0 or any(side % patch for side in size):
-        return tensors, ()  # what the patch does not divide is refused when the model is built
+        return tensors  # what the patch does not divide is refused when the model is built
     if any(name.endswith(INDEX) for name in tensors):
-        return tensors, ()
+        return tensors
     grid = size[0] // patch, size[1] // patch
     side = math.isqrt(grid[0] * grid[1])
     found = dict(tensors)
@@ -174,13 +173,13 @@ def as_read(tensors: Tensors, size: tuple[int, int] | None) -> tuple[Tensors, tu
         if name.endswith(TABLE) and value.ndim == 2 and len(value) == table_length(grid):
             found[name] = _table_as_read(value, grid)
         if name.endswith("pos_embed") and value.ndim == 3 and side * side == grid[0] * grid[1]:
-            found[name] = _positions_as_read(value, side, grid)
-    note = (
-        f"positions of {grid[0]} x {grid[1]} patches are resized as transformers does when it "
-        "reads them, which takes them for another shape"
-    )
-    changed = any(found[name] is not value for name, value in tensors.items())
-    return found, (note,) if changed else ()
+            found[name] = resize_absolute_position(value, (side, side), grid)
+    if any(found[name] is not value for name, value in tensors.items()):
+        notes.append(
+            f"positions of {grid[0]} x {grid[1]} patches are resized as transformers does when it "
+            "reads them, which takes them for another shape"
+        )
+    return found
 
 
 def _table_as_read(table: Tensor, grid: Grid) -> Tensor:
@@ -189,13 +188,6 @@ def _table_as_read(table: Tensor, grid: Grid) -> Tensor:
     resized = F.interpolate(offsets, size=(height, width), mode="bilinear").permute(0, 2, 3, 1)
     rows = resized.reshape(height * width, -1).to(table.dtype)
     return torch.cat([rows, table[-CLASS_ROWS:]])
-
-
-def _positions_as_read(positions: Tensor, side: int, grid: Grid) -> Tensor:
-    patches = positions[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    whole = resized.flatten(2).transpose(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], whole], dim=1)
 
 
 # -- transformers: the image processor -------------------------------------------------------------

@@ -19,7 +19,7 @@ from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
 from beit.json_object import parse_json
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, Classifier
 from beit.models.segmenter import Segmenter
 from beit.terminal import printable
 from beit.tokenizers.base import VisualTokenizer
@@ -27,10 +27,9 @@ from beit.tokenizers.teachers import OurTeacher, Teacher, TimmTeacher, Transform
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
 from beit.weights.fetch import Fetched, fetch, first_line
-from beit.weights.foreign import Foreign, is_foreign, read_foreign
-from beit.weights.keymap import Family
+from beit.weights.foreign import foreign_config, is_foreign, read_foreign
 from beit.weights.kinds import describe
-from beit.weights.overrides import Overrides
+from beit.weights.overrides import Entries, Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
@@ -133,11 +132,11 @@ def open_teacher(reference: str) -> Teacher:
     if reference.startswith("timm:"):
         return TimmTeacher(reference, _from_timm(reference.removeprefix("timm:"), reference))
     folder = fetch(reference).path
-    described = _description(folder)
-    if isinstance(described.get("architecture"), str):
+    config = foreign_config(folder)
+    if config is not None and isinstance(config.content.get("architecture"), str):
         return TimmTeacher(reference, _from_timm(f"local-dir:{folder}", reference))
-    if "model_type" in described:
-        return _from_transformers(folder, described, reference)
+    if config is not None:
+        return _from_transformers(folder, config, reference)
     found = open_artifact(reference).model
     if not isinstance(found, BackboneModel):
         raise CheckpointError(
@@ -164,30 +163,33 @@ def import_foreign(fetched: Fetched, reference: str, overrides: Overrides) -> Ar
             remedy="see who writes there, and open it again",
         )
     try:
-        detected = detect(foreign, overrides)
+        found = detect(foreign, overrides)
     except (CheckpointError, ConfigError) as error:
         if str(foreign.place) in error.problem:
             raise
         raise CheckpointError(f"{foreign.place}: {error.problem}", remedy=error.remedy) from error
-    family, known = detected.family, detected.known
     try:
-        model, assumed = build_model(detected.tensors, family, known)
+        model = build_model(found)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
-            f"{foreign.place} seems to be a BEiT file ({family}), but {error.problem}",
+            f"{foreign.place} seems to be a BEiT file ({found.family}), but {error.problem}",
             remedy=error.remedy,
         ) from error
-    classes, naming = _classes(detected, foreign)
-    inference, testing = _inference(model)
-    notes = (*detected.notes, *assumed, *testing, *naming)
+    known, inference, crop = found.known, InferenceConfig(), 1.0
+    if isinstance(model, Segmenter):
+        side = min(model.backbone.config.size)
+        inference = InferenceConfig(short_side=side)
+        found.notes.append(f"images are read with a shorter side of {side} pixels, as published")
+    elif isinstance(model, BackboneModel):
+        crop = published_crop(min(model.backbone.config.size))
     details = Details(
-        classes=classes,
-        multi_label=bool(known.multi_label) and family == "classifier",
-        crop=_crop(model, known),
+        classes=_classes(model, found, foreign.place),
+        multi_label=bool(known.multi_label) and found.family == "classifier",
+        crop=crop if known.crop is None else known.crop,
         resize=known.resize or "cover",
         interpolation=known.interpolation or "bicubic",
         inference=inference,
-        trained={"from": fetched.reference, "notes": list(notes)},
+        trained={"from": fetched.reference, "notes": found.notes},
     )
     return Artifact(kind=describe(model)["kind"], model=model, details=details)
 
@@ -198,61 +200,31 @@ def _say_once(place: Path, note: str) -> None:
     logger.info("%s: %s", printable(place.name), note)
 
 
-def _crop(model: nn.Module, known: Overrides) -> float:
-    """The evaluation crop: stated, or as published."""
-    if known.crop is not None:
-        return known.crop
-    if isinstance(model, Segmenter) or not isinstance(model, BackboneModel):
-        return 1.0
-    return published_crop(min(model.backbone.config.size))
-
-
-def _inference(model: nn.Module) -> tuple[InferenceConfig, tuple[str, ...]]:
-    """How the published segmenters were tested: images brought to the side of the window."""
-    if not isinstance(model, Segmenter):
-        return InferenceConfig(), ()
-    side = min(model.backbone.config.size)
-    note = f"images are read with a shorter side of {side} pixels, as published"
-    return InferenceConfig(short_side=side), (note,)
-
-
-def _classes(detected: Detected, foreign: Foreign) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names and how they were found: stated, or those of ImageNet or ADE20K where the number
-    of outputs is its."""
-    heads: dict[Family, str] = {
-        "classifier": "head.weight", "segmenter": "decode_head.conv_seg.weight",
-    }  # fmt: skip
-    family, names = detected.family, detected.known.classes
-    if family not in heads:
-        return (), ()
-    count = len(detected.tensors[heads[family]])
+def _classes(model: nn.Module, found: Detected, place: Path) -> tuple[str, ...]:
+    """Class names: stated, or those of ImageNet or ADE20K where the number of outputs is its."""
+    if not isinstance(model, Classifier | Segmenter):
+        return ()
+    count = model.classes if isinstance(model, Segmenter) else model.head.out_features
+    names = found.known.classes
     if names is not None:
         if len(names) != count:
             raise CheckpointError(
-                f"{len(names)} class names are given for the {count} outputs of {foreign.place}",
+                f"{len(names)} class names are given for the {count} outputs of {place}",
                 remedy="give one name per output, in their order",
             )
-        return names, ()
-    if family == "classifier" and count in IMAGENET:
+        return names
+    if isinstance(model, Classifier) and count in IMAGENET:
         info = imagenet_classes(count)
-        found = tuple(info.index_to_description(index) for index in range(count))
-        return found, (f"class names of {IMAGENET[count]}, as it has {count} outputs",)
-    if family == "segmenter" and count == len(ADE20K_CLASSES):
-        return ADE20K_CLASSES, (f"class names of ADE20K, as it has {count} outputs",)
-    numbered = tuple(f"class {index}" for index in range(count))
-    return numbered, ("classes have numbers for names: the file does not name them",)
+        found.notes.append(f"class names of {IMAGENET[count]}, as it has {count} outputs")
+        return tuple(info.index_to_description(index) for index in range(count))
+    if isinstance(model, Segmenter) and count == len(ADE20K_CLASSES):
+        found.notes.append(f"class names of ADE20K, as it has {count} outputs")
+        return ADE20K_CLASSES
+    found.notes.append("classes have numbers for names: the file does not name them")
+    return tuple(f"class {index}" for index in range(count))
 
 
 # -- teachers --------------------------------------------------------------------------------------
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """The config beside weights, if there is one that can be read."""
-    try:
-        found = parse_json((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _from_timm(name: str, reference: str) -> nn.Module:
@@ -273,7 +245,7 @@ def _from_timm(name: str, reference: str) -> nn.Module:
     return model
 
 
-def _from_transformers(folder: Path, described: dict[str, Any], reference: str) -> Teacher:
+def _from_transformers(folder: Path, config: Entries, reference: str) -> Teacher:
     """A vision model of transformers, from safetensors only."""
     try:
         from transformers import AutoModel, CLIPVisionModelWithProjection
@@ -282,7 +254,7 @@ def _from_transformers(folder: Path, described: dict[str, Any], reference: str) 
             f"the teacher {reference} is a model of transformers, which is not installed",
             remedy="pip install transformers",
         ) from error
-    clip = described["model_type"] in ("clip", "clip_vision_model")
+    clip = config.content["model_type"] in ("clip", "clip_vision_model")
     kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
     try:
         model = kind.from_pretrained(str(folder), use_safetensors=True)

@@ -107,9 +107,6 @@ class Entries:
     def integers(self, name: str) -> tuple[int, ...] | None:
         return self._list(name, int, "a list of whole numbers")
 
-    def texts(self, name: str) -> tuple[str, ...] | None:
-        return self._list(name, str, "a list of texts")
-
     def sides(self, name: str) -> tuple[int, int] | None:
         """Height and width in pixels, given both or as one number."""
         value = self.content.get(name)
@@ -129,7 +126,7 @@ class Entries:
         """Names of classes: a list, or an object whose keys count from 0. None if it is empty."""
         value = self.content.get(name)
         if isinstance(value, list):
-            return self.texts(name) or None
+            return self._list(name, str, "a list of texts") or None
         labels = self.table(name)
         if labels is None or not labels.content:
             return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD, published_crop
+from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,6 @@ class Published:
     def std(self) -> tuple[float, float, float] | None:
         """Standard deviation per channel of pixels in [0, 1]."""
         return {"half": HALF, "imagenet": IMAGENET_STD}.get(self.statistics)
-
-    @property
-    def crop(self) -> float:
-        """Fraction of the image that evaluation looks at: centre crop of size / crop."""
-        return 1.0 if self.kind in ("tokenizer", "segmenter") else published_crop(self.size)
 
     @property
     def hash_start(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from beit.errors import CheckpointError, ResourceError
-from beit.weights.containers import LAY_OUT, Container, recognise
+from beit.weights.containers import LAY_OUT, recognise
 from beit.weights.pickles.imports import Placeholder, StoredTensor
 
 FILE_BYTES = 16 * 2**30
@@ -46,7 +46,6 @@ class Contents(NamedTuple):
 
     tensors: dict[str, Tensor]
     """By dotted names; on the CPU, contiguous, each with its own memory."""
-    container: Container
     wrapper: str
     """Where the tensors lay: an entry such as `model`, the path of a pickled module, or nothing."""
     metadata: dict[str, object]
@@ -68,8 +67,7 @@ def read_contents(path: str | Path) -> Contents:
     file = Path(path)
     data = _read(file)
     try:
-        container = recognise(data)
-        layout = LAY_OUT[container](data)
+        layout = LAY_OUT[recognise(data)](data)
         wrapper, stored, others, other_sets = _choose(layout.root)
         if sum(each.bytes_read for each in stored.values()) > 2 * len(data):
             raise CheckpointError("describes tensors that are larger than the file")
@@ -80,7 +78,7 @@ def read_contents(path: str | Path) -> Contents:
         raise CheckpointError(f"{file} is damaged: {error!a:.200}", remedy=AGAIN) from error
     metadata, skipped = _companions(others)
     return Contents(
-        tensors, container, wrapper, layout.metadata | metadata, tuple(skipped), other_sets,
+        tensors, wrapper, layout.metadata | metadata, tuple(skipped), other_sets,
         hashlib.sha256(data).hexdigest(),
     )  # fmt: skip
 

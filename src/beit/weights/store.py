@@ -17,7 +17,8 @@ from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from beit.atomic_io import beside, make_folder, replace_folder, write_file
 from beit.config.artifact import ClassifierArchitecture, SegmenterArchitecture
@@ -69,9 +70,38 @@ TRAINED = Entries(
 )
 
 
+BEST = 5
+"""Classes in an answer, of a model whose images have one."""
+EVEN = 0.5
+"""Threshold of a label for which the artifact has none."""
+
+
+class Label(NamedTuple):
+    """A class and its probability."""
+
+    name: str
+    probability: float
+    threshold: float | None = None
+    """Of a multi-label model: the probability from which the label counts."""
+
+    @property
+    def selected(self) -> bool:
+        """Whether the label counts; a class of a model whose images have one is only ranked."""
+        return self.threshold is None or self.probability >= self.threshold
+
+    def answer(self) -> dict[str, str | float]:
+        """As JSON; without a threshold where there is none."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Details(Config):
-    """What an artifact states beside its architecture."""
+    """What an artifact states beside its architecture, and so how the logits of a classifier are
+    read: the one place that knows softmax from sigmoid.
+
+    Of a model whose images have one class, the probabilities of an image add up to one. Of a
+    multi-label model each is independent, and a label counts from its threshold on.
+    """
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the logits."""
@@ -105,6 +135,46 @@ class Details(Config):
         """How images are seen, unless a `crop` is given; and whether their label goes with them."""
         crop = self.crop if crop is None else crop
         return EvaluationView(size, crop, self.resize, self.interpolation, labelled)
+
+    @property
+    def counted_from(self) -> tuple[float, ...]:
+        """Of a multi-label model the probability from which each class counts; else empty."""
+        return (self.thresholds or (EVEN,) * len(self.classes)) if self.multi_label else ()
+
+    def probabilities(
+        self, logits: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes"]:
+        """In float32, on the device of the logits."""
+        logits = logits.float()
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+    def decided(self, logits: Float[Tensor, "batch classes"]) -> Bool[Tensor, "batch classes"]:
+        """The classes that are answered: the best one, or those from their thresholds on."""
+        probabilities = self.probabilities(logits)
+        if self.multi_label:
+            thresholds = torch.tensor(self.counted_from, dtype=torch.float64)
+            return probabilities.double() >= thresholds.to(probabilities.device)
+        best = torch.zeros_like(probabilities, dtype=torch.bool)
+        return best.scatter(1, probabilities.argmax(dim=1, keepdim=True), value=True)
+
+    def labels(
+        self, probabilities: Float[Tensor, " classes"], top: int | None = None
+    ) -> list[Label]:
+        """What an image is called, most probable first.
+
+        With `top`, so many classes, whether they count or not. Without it the five most probable;
+        of a multi-label model the labels that count, which may be none.
+        """
+        most = top
+        if most is None:
+            most = len(self.classes) if self.multi_label else BEST
+        values, indices = probabilities.topk(min(most, len(self.classes)))
+        thresholds = self.counted_from or (None,) * len(self.classes)
+        found = [
+            Label(self.classes[index], value, thresholds[index])
+            for index, value in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+        return [label for label in found if label.selected or top is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

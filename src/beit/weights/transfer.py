@@ -11,7 +11,8 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from beit.config.model import VisionTransformerConfig
 from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
-from beit.errors import CheckpointError
+from beit.errors import CheckpointError, ConfigError
+from beit.models.heads import BackboneModel
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
 from beit.terminal import quoted
-from beit.weights.keymap import TABLE
+from beit.weights.keymap import TABLE, listed
 
+Bias = Literal["shared", "per-block"]
 SHARED = f"rel_pos_bias.{TABLE}"
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
 """What a backbone must have in common with the one that its weights come from."""
-LISTED = 3
 MORE = 4
 """How many times the numbers in the file a model may have before its building is broken off."""
 SPARE = 100_000
@@ -80,7 +82,7 @@ def build_strictly(
     ]
     if lost:
         raise CheckpointError(
-            f"it holds {_listed(lost)}: loading it would lose digits",
+            f"it holds {listed(lost)}: loading it would lose digits",
             remedy="save it again from a model in float32: `model.float()`",
         )
     model.load_state_dict(weights)
@@ -105,12 +107,8 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
         },
     }
     return "; ".join(
-        f"{len(names)} {what} ({_listed(sorted(names))})" for what, names in groups.items() if names
+        f"{len(names)} {what} ({listed(sorted(names))})" for what, names in groups.items() if names
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 @contextmanager
@@ -215,6 +213,35 @@ def start_from(
         changed.append("a mask token of its own, as there was none")
     load_strictly(backbone, weights)
     return Transfer(changed, left)
+
+
+def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
+    """The same model with its relative bias shared by all blocks, or one table per block.
+
+    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
+    """
+    if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
+        raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
+    old = model.backbone
+    if old.config.relative_position == bias:
+        return model
+    weights = dict(old.state_dict())
+    new = VisionTransformer(replace(old.config, relative_position=bias))
+    if bias == "shared":
+        names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
+        tables = [weights.pop(name) for name in names]
+        for name, table in zip(names, tables, strict=True):
+            if not torch.equal(table, tables[0]):
+                raise CheckpointError(
+                    f"{name} differs from the table of the first block: they cannot be shared",
+                    remedy="keep one table per block",
+                )
+        weights[f"rel_pos_bias.{TABLE}"] = tables[0]
+        new.load_state_dict(weights)
+    else:
+        start_from(new, weights, old.config)
+    model.backbone = new.eval()
+    return model
 
 
 # -- heads -----------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from beit.config.data import AS_RECOGNISED, Reading
 from beit.config.validation import require
 from beit.models.heads import weights_digest
 from beit.tokenizers.base import VisualTokenizer
-from beit.weights.answering import answering
 from beit.weights.export import formats
 from beit.weights.export.graph import (
     LARGEST,
@@ -187,7 +186,7 @@ def describe(source: Artifact, target: Target) -> dict[str, str]:
         "preprocess": target.preprocess,
         "classes": list(details.classes) if logits else [],
         "multi_label": details.multi_label,
-        "thresholds": list(answering(details).thresholds) if logits else [],
+        "thresholds": list(details.counted_from) if logits else [],
         "mean": list(mean),
         "std": list(std),
         "channels": target.channels,

@@ -21,6 +21,7 @@ from beit.atomic_io import write_file
 from beit.config.validation import require
 from beit.errors import ExportError, optional_library
 from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precision, Target
+from beit.weights.fetch import first_line
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """Images in, every output of the graph."""
@@ -117,7 +118,7 @@ def _trace(graph: Graph) -> ExportedProgram:
             program = torch.export.export(graph, (_example(target),), dynamic_shapes=(dynamic,))
     except Exception as error:  # of many types, none of them public
         raise ExportError(
-            f"PyTorch cannot export this model: {str(error).strip().splitlines()[0]}",
+            f"PyTorch cannot export this model: {first_line(error)}",
             remedy="export a fixed size, without preprocessing; and report it",
         ) from error
     for module in program.graph_module.modules():
@@ -162,7 +163,7 @@ def _write_onnx(
             )
     except Exception as error:  # of many types, none of them public
         raise ExportError(
-            f"PyTorch cannot write this model as ONNX: {str(error).strip().splitlines()[0]}",
+            f"PyTorch cannot write this model as ONNX: {first_line(error)}",
             remedy="use --to torch; and report it",
         ) from error
     assert made is not None

@@ -132,19 +132,16 @@ def choose_target(
 class Graph(nn.Module):
     """Images in, the answer out; nothing else is needed to use it."""
 
-    def __init__(
-        self, model: nn.Module, target: Target, before: Sequence[nn.Module], half: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, target: Target, before: Sequence[nn.Module]) -> None:
         super().__init__()
         self.before = nn.Sequential(*before)
         self.model = model
         self.target = target
-        self.half_precision = half
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The logits, the tokens, or the mean patch vector [B,D] and all patch vectors [B,N,D]."""
         pixels = self.before(images)
-        if self.half_precision and not isinstance(self.model, VisualTokenizer):
+        if self.target.precision == "fp16" and not isinstance(self.model, VisualTokenizer):
             pixels = pixels.half()
         return answer_of(self.model, self.target.answer, pixels)
 
@@ -181,7 +178,7 @@ def build_graph(artifact: Artifact, target: Target) -> Graph:
         before.append(central_view_graph(target.size, artifact.details))
     if target.preprocess != "none":
         before.append(Normalise(*pixel_statistics(artifact, target)))
-    graph = Graph(model, target, before, half).eval().requires_grad_(False)
+    graph = Graph(model, target, before).eval().requires_grad_(False)
     for tensor in (*graph.parameters(), *graph.buffers()):
         tensor.data = tensor.data.contiguous().clone()  # files hold no other strides, and no views
     return graph

@@ -20,7 +20,6 @@ from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError, ExportError
 from beit.models.heads import BackboneModel
 from beit.terminal import counted
-from beit.weights.answering import answering
 from beit.weights.export.formats import Run
 from beit.weights.export.graph import LARGEST, Graph, Precision, Target, answer_of
 from beit.weights.export.layers import RESIZING_LEVELS, CentralView
@@ -201,7 +200,7 @@ def _best(values: np.ndarray, answer: Answer, artifact: Artifact) -> np.ndarray:
     if answer == "tokens":
         return values
     if artifact.details.multi_label:
-        decided: np.ndarray = answering(artifact.details).decided(torch.from_numpy(values)).numpy()
+        decided: np.ndarray = artifact.details.decided(torch.from_numpy(values)).numpy()
         return decided
     best: np.ndarray = values.argmax(axis=1)
     return best
