@@ -17,7 +17,7 @@ from beit.batch import MaskedBatch
 from beit.config import BlockMasking, MaskedConfig, PretrainRunConfig
 from beit.config.masking import FixedMasking
 from beit.data.dataset import open_source
-from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
+from beit.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.features import attention_maps
 from beit.objectives.masked import MaskedImageModeling

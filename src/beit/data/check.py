@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -30,9 +29,9 @@ from beit.data.sources import (
     images_per_class,
     keys_of,
 )
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError
 from beit.hardware import cores
-from beit.terminal import TextTable, counted, print_tables, printable, quoted
+from beit.terminal import counted, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -275,45 +274,3 @@ def check(
         std=tuple(std.tolist()) if readable.any() else (),
         findings=tuple(findings),
     )
-
-
-def print_json(found: Checked) -> None:
-    """Everything, as one JSON object."""
-    content = asdict(found) | {"counts": found.counts}
-    content["findings"] = [finding._asdict() for finding in found.findings]
-    print(json.dumps(content, indent=1))
-
-
-def print_table(found: Checked) -> None:
-    """A table for people, with examples; JSON has all."""
-    for line in found.account.lines():
-        print(line)
-    if found.mean:
-        mean, std = (" ".join(f"{value:.3f}" for value in one) for one in (found.mean, found.std))
-        print(f"mean and standard deviation of the pixels: --mean {mean} --std {std}")
-    if not found.findings:
-        skipped = sum(one.count for one in found.account.skipped)
-        print(
-            f"nothing wrong or odd was found in the images that are read; {skipped:,} skipped"
-            if skipped
-            else "nothing wrong or odd was found"
-        )
-        return
-    table = TextTable("found", "number", "what it means", "examples")
-    for kind, number in found.counts.items():
-        examples = [
-            printable(f"{one.name}: {one.detail}") for one in found.findings if one.kind == kind
-        ]
-        table.add_row(kind, f"{number:,}", KINDS[kind], "\n".join(examples[:3]))
-    print_tables(table)
-
-
-def must_be_readable(found: Checked) -> None:
-    """DataError, which names some, if an image cannot be read."""
-    lost = [finding.name for finding in found.findings if finding.kind == UNREADABLE]
-    if lost:
-        everything = sum(found.images.values())
-        raise DataError(
-            f"{len(lost)} of {everything} images cannot be read: {quoted(lost)}",
-            remedy="repair or remove these files, or follow the reason given for each",
-        )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
-from beit.data.visualize import (
+from beit.visualize import (
     PALETTE,
     data_uri,
     hide,

@@ -23,7 +23,7 @@ from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.listing import short_hash
 from beit.data.loader import View
 from beit.data.sources import Target
-from beit.data.visualize import label_map_png, overlay_labels
+from beit.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
 from beit.inference.images import Places
 from beit.inference.predictor import Predictor, as_rgb

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from beit.data.visualize import Rgb, data_uri
+from beit.visualize import Rgb, data_uri
 from beit.terminal import counted, printable_lines
 
 SHARP_UP_TO = 96

@@ -21,7 +21,7 @@ from beit.config.runs import PretrainRunConfig
 from beit.data.dataset import open_source, reading_for
 from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
-from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
+from beit.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.masking import build_sampler
 from beit.models.features import attention_maps

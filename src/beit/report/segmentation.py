@@ -16,7 +16,7 @@ from beit.config.segment_run import SegmentRunConfig
 from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, evenly, keys_of
-from beit.data.visualize import PALETTE, overlay_labels, to_rgb
+from beit.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map

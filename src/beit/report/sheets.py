@@ -16,7 +16,7 @@ from beit.batch import ImageBatch
 from beit.claim import claim_output
 from beit.data.augment import EvaluationView
 from beit.data.sources import spread
-from beit.data.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, to_rgb
+from beit.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, to_rgb
 from beit.errors import ConfigError, DataError
 from beit.evaluation.features import extract_features, standardised
 from beit.evaluation.metrics import in_float32

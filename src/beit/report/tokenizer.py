@@ -18,7 +18,7 @@ from beit.config.tokenizer import VQKDConfig
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.sources import evenly, spread
-from beit.data.visualize import to_rgb, token_map
+from beit.visualize import to_rgb, token_map
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts

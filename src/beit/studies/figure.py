@@ -16,7 +16,7 @@ from PIL import Image
 from beit.atomic_io import write_file
 from beit.batch import MaskedBatch
 from beit.data.sources import spread
-from beit.data.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
+from beit.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
 from beit.inference.predictor import load
 from beit.models.heads import MaskedImageModel
 from beit.objectives.reconstruction import decode_tokens, reconstruct

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from beit.data.visualize import Grid
+from beit.visualize import Grid
 from beit.models.features import attention_maps
 from beit.models.vit import VisionTransformer
 
