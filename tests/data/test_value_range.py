@@ -16,8 +16,7 @@ from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.decode import decode
 from beit.data.images import Images, check_readable
-from beit.data.pixel_types import UnreadableError
-from beit.errors import BeitError, ConfigError
+from beit.errors import BeitError, ConfigError, UnreadableError
 from encoding import chunk
 
 GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)

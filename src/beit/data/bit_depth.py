@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, is_tiff, read_all_bands
-from beit.data.colours import is_deep, own_range, stored_bits
+from beit.data.colours import ValueRange, is_deep, own_range, stored_bits, to_eight_bits
 from beit.data.decode import PIXEL_LIMIT, pillow_is_quiet
 from beit.data.file_types import FORMATS
 from beit.data.images import PROBES
-from beit.data.pixel_types import UnreadableError, ValueRange, to_eight_bits
 from beit.data.sources import ImageSource, spread
+from beit.errors import UnreadableError
 
 NARROW_BITS = 14
 """Sensors have 10, 12 or 14 bits. What uses 15 of 16 loses every second level, as do dark images

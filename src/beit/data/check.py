@@ -16,11 +16,11 @@ import numpy as np
 from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
 from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
+from beit.data.colours import ValueRange
 from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import (
     ImageSource,
     account_of,
@@ -29,7 +29,7 @@ from beit.data.sources import (
     images_per_class,
     keys_of,
 )
-from beit.errors import ConfigError
+from beit.errors import ConfigError, UnreadableError
 from beit.hardware import cores
 from beit.terminal import counted, quoted
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, is_multi_label, spread
+from beit.errors import UnreadableError
 from beit.terminal import counted
 
 CHUNK = 2**20

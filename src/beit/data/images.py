@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from beit.data.colours import ValueRange
 from beit.data.decode import decode, decode_first
-from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
-from beit.errors import DataError
+from beit.errors import DataError, UnreadableError
 from beit.hardware import cores
 from beit.terminal import counted, quoted
 

@@ -17,8 +17,7 @@ import numpy as np
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.legends import Legend
 from beit.data.mask_files import LabelMap, ValueCounts, written
-from beit.data.pixel_types import UnreadableError
-from beit.errors import DataError
+from beit.errors import DataError, UnreadableError
 from beit.terminal import counted, quoted
 
 BINARY_CLASSES = ("background", "object")

@@ -22,7 +22,6 @@ from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
 from beit.data.shard_manifest import FORMAT, MANIFEST, UNFINISHED, Listed, describe
 from beit.data.shards import open_shards
@@ -33,6 +32,7 @@ from beit.errors import (
     DataError,
     ResourceError,
     RunFolderError,
+    UnreadableError,
     of_another_format,
 )
 from beit.json_object import read_object

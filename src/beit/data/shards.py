@@ -17,13 +17,12 @@ import numpy as np
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import WHOLE
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.shard_index import ShardIndex, find_index, index_of
 from beit.data.shard_manifest import Listed, PackedPart
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import is_remote, read_range
-from beit.errors import EXHAUSTED, DataError
+from beit.errors import EXHAUSTED, DataError, UnreadableError
 from beit.terminal import counted, quoted
 
 BLOCK = tarfile.BLOCKSIZE

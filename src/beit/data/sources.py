@@ -16,9 +16,8 @@ import numpy as np
 from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.layout import WHOLE
 from beit.data.listing import Names, natural_key
-from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import EXHAUSTED
+from beit.errors import EXHAUSTED, UnreadableError
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
