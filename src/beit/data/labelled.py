@@ -17,7 +17,7 @@ from beit.config.data import Division, FolderConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
-from beit.data.groups import Groups, in_both
+from beit.data.name_patterns import Groups, in_both
 from beit.data.sources import (
     FileSource,
     ImageSource,

@@ -14,7 +14,6 @@ from beit.config.data import Division
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
 from beit.data.folder_names import split_called
-from beit.data.groups import Groups, in_both
 from beit.data.labelled import few
 from beit.data.layout import WHOLE
 from beit.data.legends import (
@@ -45,6 +44,7 @@ from beit.data.mask_labels import (
 )
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
+from beit.data.name_patterns import Groups, in_both
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, select
 from beit.errors import ConfigError, DataError, no_images_at
