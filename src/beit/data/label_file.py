@@ -12,9 +12,8 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
-from beit.data.class_folders import doubt
 from beit.data.file_types import file_to_skip
-from beit.data.folder_names import split_above, split_called
+from beit.data.folder_names import doubt, split_above, split_called
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
 from beit.data.joined_lists import list_to_join, read_joined
 from beit.data.label_columns import NO, YES, LabelTable, plain
