@@ -20,8 +20,7 @@ from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
-from beit.data.shard_manifest import shard_parts
-from beit.data.shards import open_shards
+from beit.data.shards import open_shards, shard_parts
 from beit.data.sources import FileSource, ImageSource, account_of, class_counts
 from beit.errors import ConfigError, DataError, no_images_at
 from beit.terminal import quoted
