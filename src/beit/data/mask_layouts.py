@@ -13,7 +13,7 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import IMAGES, ROLES, masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
-from beit.data.legends import LEGENDS
+from beit.data.mask_classes import LEGENDS
 from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
 from beit.data.nnunet import is_nnunet, read_nnunet
 from beit.data.several_masks import Layers, settle

@@ -10,8 +10,8 @@ from typing import Any
 
 from beit.data.folder_names import split_above, split_named_by
 from beit.data.layout import WHOLE
-from beit.data.legends import CLASS_LISTS, find_beside, read_classes
 from beit.data.listing import natural_key
+from beit.data.mask_classes import CLASS_LISTS, find_beside, read_classes
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json

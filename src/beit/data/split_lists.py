@@ -10,7 +10,7 @@ from typing import NamedTuple
 from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, cell_lines, find_named_images
 from beit.data.layout import WHOLE
-from beit.data.legends import read_lines
+from beit.data.mask_classes import read_lines
 from beit.data.mask_pairs import Matched, Pairs, Search
 from beit.data.several_masks import Layers
 from beit.errors import DataError
