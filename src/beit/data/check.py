@@ -15,11 +15,11 @@ import numpy as np
 
 from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
-from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
 from beit.data.colours import ValueRange
 from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
+from beit.data.images import BitDepth, bit_depth_of, narrow
 from beit.data.listing import short_hash
 from beit.data.sources import (
     ImageSource,
