@@ -24,7 +24,6 @@ from beit.data.tables import (
     PROBED,
     FindsNames,
     Row,
-    Table,
     is_heading,
     plain,
     read_table,
@@ -72,13 +71,16 @@ class Column:
 
 
 class LabelTable:
-    """The columns of a label file, and which of them holds the images' names and which the split.
+    """The columns of a label file, and of the lists that its config joins; and which of them holds
+    the images' names and which the split.
 
-    Errors: DataError if rows have more cells than there are columns, or a column is ambiguous;
-    ConfigError if a named column does not exist.
+    Errors: as `read_table`; DataError if rows have more cells than there are columns, a column is
+    ambiguous, or a list shares no column with the file, or not for all of its rows; ConfigError for
+    a list or a named column that is not there.
     """
 
-    def __init__(self, path: str, table: Table, names: ImageNames, config: LabelFileConfig) -> None:
+    def __init__(self, path: str, names: ImageNames, config: LabelFileConfig) -> None:
+        table = read_table(path, names)
         self.path, self.config, self.answers = path, config, table.answers
         first, *rows = table.rows
         headed = table.keyed or has_headings(table.rows, names, config)
@@ -100,6 +102,14 @@ class LabelTable:
                 "headings",
             )
         headings = [as_text(cell) for cell in first.cells[:width]] if headed else [""] * width
+        notes = list[str]()
+        for name in config.join:
+            added, more, key = _columns(path, rows, name)
+            headings += map(as_text, added)
+            rows = [row._replace(cells=row.cells + more[row.cells[key]]) for row in rows]
+            notes.append(f"joined from {name}: {quoted(added, 8)}")
+        self.notes = (*notes, *table.notes)
+        """What was skipped and joined."""
         self.headed = any(headings)
         self.lines = [row.line for row in rows]
         self.columns = [
@@ -305,29 +315,6 @@ class _Keys(NamedTuple):
 
     def find(self, name: str) -> bool:
         return name in self.known
-
-
-def read_joined(
-    path: str, names: ImageNames, config: LabelFileConfig
-) -> tuple[Table, tuple[str, ...]]:
-    """The rows of a label file, with the columns of the lists that its config joins; and notes.
-
-    Errors: as `read_table`; DataError for a list that shares no column with the file, or not for
-    all of its rows; ConfigError for one that is not there.
-    """
-    table, notes = read_table(path, names), list[str]()
-    if not config.join:
-        return table, ()
-    headed = table.keyed or has_headings(table.rows, names, config)
-    width = max(len(row.cells) for row in table.rows)
-    headings = table.rows[0].cells if headed else [""] * width
-    rows = [row._replace(cells=_filled(row, width)) for row in table.rows[headed:]]
-    for name in config.join:
-        added, more, key = _columns(path, rows, name)
-        headings = headings + added
-        rows = [row._replace(cells=row.cells + more[row.cells[key]]) for row in rows]
-        notes.append(f"joined from {name}: {quoted(added, 8)}")
-    return table._replace(rows=[Row(0, headings), *rows], keyed=True), tuple(notes)
 
 
 def _columns(

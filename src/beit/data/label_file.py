@@ -15,7 +15,7 @@ from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip
 from beit.data.folder_names import doubt, split_above, split_called
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
-from beit.data.label_columns import NO, YES, LabelTable, list_to_join, plain, read_joined
+from beit.data.label_columns import NO, YES, LabelTable, list_to_join, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, natural_key
@@ -77,8 +77,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         ConfigError: If an option names what the file does not have.
     """
     names = ImageNames(_folder(path, config))
-    rows, joined = read_joined(path, names, config)
-    table = LabelTable(path, rows, names, config)
+    table = LabelTable(path, names, config)
     try:
         images, notes = find_named_images(path, table.lines, table.image.cells, names)
     except DataError as missing:
@@ -89,7 +88,6 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
             remedy=f"if these are the numbers that {other} gives to images, name that as the data, "
             f"with --join {Path(path).name}",
         ) from missing
-    notes += joined
     splits, divided = _splits(table, images)
     labels, problem = _labels(table, splits)
     if labels is None and not table.others() and (labels := _labels_by_folders(table)):
@@ -105,7 +103,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         kept, repeated, _ = _without_repeats(table, images, splits, None, set())
     where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
     layout = f"a list of images{where}"
-    notes += rows.notes
+    notes += table.notes
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}"
         notes += labels.notes
