@@ -199,9 +199,9 @@ def _folders(search: Search) -> FoundMasks:
     description, found = _paired_folders(search)
     if found:
         _count_others(search, found.values())
-        suffix = search.config.mask_suffix
+        of_images, of_masks = search.config.image_suffix, search.config.mask_suffix
         matched = {
-            split: search.match(search.side(images), search.side(masks), suffix)
+            split: search.match(search.side(images, of_images), search.side(masks, of_masks))
             for split, (images, masks) in found.items()
         }
         places = {split: f"in {masks}" for split, (_, masks) in found.items()}
@@ -284,8 +284,8 @@ def _beside_images(search: Search) -> dict[str, Matched]:
             masks = masks | ends if ends else ends
         if masks:
             images = [name for name in files if name not in masks]
-            sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
-            found[split] = search.match(*sides, suffix)
+            masked = Side(folder, [name for name in files if name in masks], suffix)
+            found[split] = search.match(Side(folder, images, search.config.image_suffix), masked)
             search.count_skipped(folder)
     if found:
         _refuse_unmasked_splits(search, found)
@@ -303,10 +303,7 @@ def _voc(search: Search) -> FoundMasks:
             remedy="give the folder VOC2012 with all of its parts; or read all of its images, with "
             "--layout folders",
         )
-    images, masks = (
-        {stem: f"{folder}/{name}" for stem, name in search.by_stem(folder).items()}
-        for folder in ("JPEGImages", "SegmentationClass")
-    )
+    images, masks = map(search.by_stem, ("JPEGImages", "SegmentationClass"))
     matched = {image: masks.get(stem) for stem, image in images.items()}
     found = divided_by_lists(search, matched, lists)
     words = f"Pascal VOC, with {', '.join(name_of(search, file) for file in lists.values())}"

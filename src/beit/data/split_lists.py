@@ -102,9 +102,8 @@ def divided_by_lists(
         if split == "test" and len(bare) == len(images):  # often published without masks
             search.note(f"the images of {name} have no masks, and are not used")
             continue
-        background = search.unmasked_are_background(bare, len(images), f"of those in {name}")
-        found[split] = [(image, matched[image]) for image in images
-                        if background or matched[image] is not None]  # fmt: skip
+        listed = {image: matched[image] for image in images}
+        found[split] = search.with_masks(listed, f"of those in {name}")
     for image in matched:
         if image not in split_of:
             search.skipped.add("in no list of a split", image)
