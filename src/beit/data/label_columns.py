@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.file_types import IMAGE_EXTENSIONS
@@ -22,7 +21,7 @@ from beit.data.tables import (
     IDENTITY,
     IMAGE,
     PROBED,
-    FindsNames,
+    NamesImage,
     Row,
     is_heading,
     plain,
@@ -80,10 +79,10 @@ class LabelTable:
     """
 
     def __init__(self, path: str, names: ImageNames, config: LabelFileConfig) -> None:
-        table = read_table(path, names)
+        table = read_table(path, names.find, names.as_written)
         self.path, self.config, self.answers = path, config, table.answers
         first, *rows = table.rows
-        headed = table.keyed or has_headings(table.rows, names, config)
+        headed = table.keyed or _has_headings(table.rows, names.find, names.as_written, config)
         if not headed:
             rows = table.rows
         if not rows:
@@ -256,21 +255,23 @@ def _divides(column: Column, labelled: bool) -> bool:
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
-def has_headings(rows: list[Row], names: FindsNames, config: LabelFileConfig) -> bool:
+def _has_headings(
+    rows: list[Row], find: NamesImage, as_written: NamesImage, config: LabelFileConfig
+) -> bool:
     """Whether the first row is headings: it names no image, and is called as one, or others do."""
     first = rows[0].cells
-    if any(map(names.as_written, first)):
+    if any(map(as_written, first)):
         return False
     options = (config.image_column, config.label_column, config.split_column)
     if is_heading(first) or any(option in first for option in options if not option.isdecimal()):
         return True
     if any(map(_is_file_name, first)):
         return False
-    if any(cell.isdecimal() for cell in first) or any(map(names.find, first)):
+    if any(cell.isdecimal() for cell in first) or any(map(find, first)):
         return False
     if any(plain(cell) in (*LABEL, *SPLIT) for cell in first):
         return True
-    return any(any(map(names.find, row.cells)) for row in rows[1 : PROBED + 1])
+    return any(any(map(find, row.cells)) for row in rows[1 : PROBED + 1])
 
 
 def _width(first: list[str], rows: list[Row]) -> int:
@@ -305,18 +306,6 @@ def _fraction(column: Column, names_image: Callable[[str], object]) -> float:
 # -- columns of other lists ------------------------------------------------------------------------
 
 
-class _Keys(NamedTuple):
-    """Names that are found: those by which a list is joined."""
-
-    known: Collection[str]
-
-    def as_written(self, name: str) -> bool:
-        return name in self.known
-
-    def find(self, name: str) -> bool:
-        return name in self.known
-
-
 def _columns(
     path: str, rows: Sequence[Row], name: str
 ) -> tuple[list[str], dict[str, list[str]], int]:
@@ -329,13 +318,13 @@ def _columns(
         )
     keys = {at: {row.cells[at] for row in rows} for at in range(len(rows[0].cells))}
     keys = {at: cells for at, cells in keys.items() if len(cells) == len(rows)}
-    names = _Keys(set[str]().union(*keys.values()))
-    other = read_table(str(place), names).rows
+    known = set[str]().union(*keys.values())
+    other = read_table(str(place), known.__contains__).rows
     for at, cells in keys.items():
         for column in range(len(other[0].cells)):
             found = [row.cells[column] for row in other if row.cells[column:]]
             if cells <= {*found} and len({*found}) == len(found):
-                headed = found[0] not in cells and _is_headed(other, names)
+                headed = found[0] not in cells and _is_headed(other, known)
                 titles = other[0].cells if headed else [place.stem] * len(other[0].cells)
                 more = {row.cells[column]: _without(_filled(row, len(titles)), column)
                         for row in other if row.cells[column:]}  # fmt: skip
@@ -346,12 +335,14 @@ def _columns(
     )
 
 
-def _is_headed(rows: list[Row], names: _Keys) -> bool:
+def _is_headed(rows: list[Row], known: Collection[str]) -> bool:
     """Whether the first row is headings: none of its cells comes again below it, as those do of an
     image that the label file does not name."""
     again = any(cell in row.cells[at : at + 1] for row in rows[1:]
                 for at, cell in enumerate(rows[0].cells))  # fmt: skip
-    return not again and has_headings(rows, names, LabelFileConfig())
+    return not again and _has_headings(
+        rows, known.__contains__, known.__contains__, LabelFileConfig()
+    )
 
 
 def _filled(row: Row, width: int) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from beit.data.label_studio import are_tasks, rows_of_tasks
 from beit.data.listing import JSON_LINES, JSON_LIST
@@ -54,17 +54,7 @@ _EXAMPLE = (
 )
 
 NamesImage = Callable[[str], object]
-"""Something true of a cell that names an image."""
-
-
-class FindsNames(Protocol):
-    """Finds out whether cells are names: of images, or of what a list is about."""
-
-    def as_written(self, name: str) -> object:
-        """Something true of one that is found without a search."""
-
-    def find(self, name: str) -> object:
-        """The same of any."""
+"""Something true of a cell that is a name: of an image, or of what a list is about."""
 
 
 class Row(NamedTuple):
@@ -96,15 +86,16 @@ def is_heading(cells: Sequence[str]) -> bool:
     return any(plain(cell) in (*IMAGE, *IDENTITY) for cell in cells)
 
 
-def read_table(path: str, names: FindsNames) -> Table:
+def read_table(path: str, find: NamesImage, as_written: NamesImage | None = None) -> Table:
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
         path: A file with cells between tabs, semicolons, pipes, commas or spaces, or with one JSON
             object per line (.jsonl), or a list of them (.json), such as the tasks of Label Studio.
             `sep=;` in the first line is obeyed, as Excel writes it.
-        names: Of separators that would all do, the one is taken whose first cells are known
-            headings, or whose cells name images.
+        find: Of separators that would all do, the one is taken whose first cells are known
+            headings, or whose cells are names.
+        as_written: The same for names that are found without a search, which are tried first.
 
     Returns:
         The rows. Bytes that are not UTF-8 are surrogates, as in the names of files: see `as_text`.
@@ -121,14 +112,14 @@ def read_table(path: str, names: FindsNames) -> Table:
     if stated.lower().startswith("sep=") and len(stated) == 5:
         rows = _parse(path, rest, stated[-1], start=2)
     else:
-        separator, found = _separator(path, text, names.as_written)
+        separator, found = _separator(path, text, as_written or find)
         if not found:  # only now, as it may search the whole folder
-            separator, _ = _separator(path, text, names.find)
-        rows = _parse(path, text, separator) if separator else _whole_lines(text, names)
-    kept = _without_comments(rows, names)
+            separator, _ = _separator(path, text, find)
+        rows = _parse(path, text, separator) if separator else _whole_lines(text, find)
+    kept = _without_comments(rows, find)
     if not kept:
         raise DataError(f"the list {path} names no images", remedy="write one path per line")
-    completed = _completed(kept, names.find)
+    completed = _completed(kept, find)
     comments = f"comment lines (#) skipped: {len(rows) - len(kept)}"
     counted = "the first line, which counts the others, is skipped"
     notes = (comments,) * (len(kept) < len(rows)) + (counted,) * (text is not whole)
@@ -263,25 +254,25 @@ def _fraction(rows: list[Row], names_image: NamesImage) -> float:
     return sum(any(map(names_image, row.cells)) for row in probed) / max(len(probed), 1)
 
 
-def _whole_lines(text: str, names: FindsNames) -> list[Row]:
+def _whole_lines(text: str, names_image: NamesImage) -> list[Row]:
     """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
     for halve in (str.rsplit, str.split):
         pairs = [row._replace(cells=halve(row.cells[0], None, 1)) for row in lines]
         probed = (row.cells for row in pairs[:PROBED] if len(row.cells) == 2)
-        found = sum(bool(names.find(name)) for name, _ in probed)
+        found = sum(bool(names_image(name)) for name, _ in probed)
         if found > most:
             best, most = pairs, found
     return best
 
 
-def _without_comments(rows: list[Row], names: FindsNames) -> list[Row]:
+def _without_comments(rows: list[Row], names_image: NamesImage) -> list[Row]:
     """Without lines that begin with # and name no image; headings may follow a #."""
     kept: list[Row] = []
     for row in rows:
         first, *others = row.cells
-        if not first.startswith("#") or any(map(names.find, row.cells)):
+        if not first.startswith("#") or any(map(names_image, row.cells)):
             kept.append(row)
             continue
         heading = [*filter(None, [first.lstrip("# ")]), *others]
