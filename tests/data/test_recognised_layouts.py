@@ -11,9 +11,9 @@ from drawn_folders import keys, labelled, some
 
 from beit.config.data import Division, FolderConfig, Reading
 from beit.data import folders, label_columns
-from beit.data.check import check
 from beit.data.dataset import Dataset, open_source, split_of
 from beit.data.labelled import divide
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

@@ -11,10 +11,10 @@ import tifffile
 from PIL import Image
 
 from beit.config import LoaderConfig
-from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.decode import decode
 from beit.data.images import Images, check_readable, narrow_note, range_note
+from beit.doctor.check import check
 from beit.errors import BeitError, ConfigError, UnreadableError
 from encoding import chunk
 

@@ -15,8 +15,8 @@ from beit.errors import ConfigError, DataError
 from beit.terminal import TextTable, counted, print_lines, print_tables, printable, quoted
 
 if TYPE_CHECKING:
-    from beit.data.check import Checked
     from beit.data.sources import ImageSource
+    from beit.doctor.check import Checked
 
 ANY_MASKS = MaskConfig()
 MaskFiles = Annotated[MaskConfig, tyro.conf.arg(name="")]
@@ -47,8 +47,8 @@ def check(
         masks: Read the masks, too, as `beit segment` does.
         mask_files: Where the masks are and what their values mean, if it is not detected.
     """
-    from beit.data.check import UNREADABLE
-    from beit.data.check import check as look_through
+    from beit.doctor.check import UNREADABLE
+    from beit.doctor.check import check as look_through
 
     if not masks and mask_files != ANY_MASKS:
         raise ConfigError("options of masks are given without --masks", remedy="add --masks")
@@ -78,7 +78,7 @@ def _print_json(found: Checked) -> None:
 
 def _print_table(found: Checked) -> None:
     """A table for people, with examples; JSON has all."""
-    from beit.data.check import KINDS
+    from beit.doctor.check import KINDS
 
     for line in found.account.lines():
         print(line)

@@ -20,6 +20,6 @@ From samples to batches: `order` says which comes when, `images` decodes it (`de
 `bands`, `truncation`), `transforms` and `augment` make its views, and `loader` gives the batches,
 with processes that read (`workers`) and fetch shards (`read_ahead`).
 
-Beside this road: `check` looks for faults, `copies` for the same image again, `pack` writes shards,
-and `class_names` knows the classes of published sets.
+Beside this road: `copies` finds the same image again, `pack` writes shards, and `class_names` knows
+the classes of published sets.
 """
