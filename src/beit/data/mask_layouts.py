@@ -24,7 +24,7 @@ from beit.data.shape_files import (
     read_coco,
     read_labelme,
 )
-from beit.data.split_lists import divided_by_lists, find_split_lists, name_of
+from beit.data.split_lists import divided_by_lists, find_split_lists
 from beit.errors import DataError
 from beit.terminal import quoted
 
@@ -218,7 +218,7 @@ def _folders(search: Search) -> FoundMasks:
                 str(PurePosixPath(base, masks[0])),
                 "masks are PNG, TIFF, BMP or GIF files, or shapes in COCO or LabelMe files",
             )
-    others = [each.relative_to(search.root).as_posix() for each in search.root.rglob("*.json")]
+    others = [search.name_of(each) for each in search.root.rglob("*.json")]
     shapes = f"; {quoted(sorted(others)[:3])} hold neither COCO nor LabelMe" if others else ""
     raise DataError(
         f"{search.path} has no images/ beside masks/, annotations/ or labels/ (nor img_dir/ and "
@@ -234,7 +234,7 @@ def _divided(
 ) -> FoundMasks:
     """What lies in folders, by split: that of the folders or, where they have none, of lists."""
     lists = find_split_lists(search)
-    names = [name_of(search, file) for file in lists.values()]
+    names = [*map(search.name_of, lists.values())]
     if lists and WHOLE in matched:
         pairs = divided_by_lists(search, matched[WHOLE], lists)
         return FoundMasks("folders", f"{description}, divided by {', '.join(names)}", pairs)
@@ -306,7 +306,7 @@ def _voc(search: Search) -> FoundMasks:
     images, masks = map(search.by_stem, ("JPEGImages", "SegmentationClass"))
     matched = {image: masks.get(stem) for stem, image in images.items()}
     found = divided_by_lists(search, matched, lists)
-    words = f"Pascal VOC, with {', '.join(name_of(search, file) for file in lists.values())}"
+    words = f"Pascal VOC, with {', '.join(map(search.name_of, lists.values()))}"
     has_legend = search.config.legend or any((search.root / name).is_file() for name in LEGENDS)
     return FoundMasks("voc", words, found, () if has_legend else VOC_CLASSES)
 

@@ -145,6 +145,10 @@ class Search:
         """Keep a remark for the account, once."""
         self.notes[remark] = None
 
+    def name_of(self, place: Path) -> str:
+        """A path relative to the data's folder."""
+        return place.relative_to(self.root).as_posix()
+
     def _listed(self, folder: str) -> Found:
         place = self.root / folder
         return find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})

@@ -60,8 +60,7 @@ def coco_files(search: Search) -> list[str]:
         if not place.name.startswith(".") and _holds(place, *_COCO_LISTS)
     }
     instances = {place for place in places if place.name.startswith("instances")}
-    names = [place.relative_to(search.root).as_posix() for place in instances or places]
-    return sorted(names, key=natural_key)
+    return sorted(map(search.name_of, instances or places), key=natural_key)
 
 
 def read_coco(search: Search) -> FoundMasks:
@@ -264,10 +263,7 @@ def _add_unlisted(search: Search, folder: str, listed: set[str], splits: dict[st
 def example_of_labelme(search: Search) -> str:
     """The name of a LabelMe file in a folder, empty if there is none."""
     first = sorted(search.root.rglob("*.json"))[:20]
-    found = (
-        place.relative_to(search.root).as_posix() for place in first if _holds(place, "shapes")
-    )
-    return next(found, "")
+    return next((search.name_of(place) for place in first if _holds(place, "shapes")), "")
 
 
 def read_labelme(search: Search) -> FoundMasks:
@@ -288,7 +284,7 @@ def read_labelme(search: Search) -> FoundMasks:
         content = _json(place)
         if not isinstance(content, dict) or "shapes" not in content:
             continue
-        name = place.relative_to(search.root).as_posix()
+        name = search.name_of(place)
         stem = name.removesuffix(".json")
         others = [stem] if stem in images else by_name.get(PurePosixPath(stem).name, [])
         if len(others) != 1:
