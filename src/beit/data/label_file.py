@@ -15,11 +15,12 @@ from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip
 from beit.data.folder_names import doubt, split_above, split_called
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
-from beit.data.label_columns import NO, YES, LabelTable, list_to_join, plain
+from beit.data.label_columns import NO, YES, LabelTable, list_to_join
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, natural_key
 from beit.data.sources import FileSource, account_for, number_labels
+from beit.data.tables import plain
 from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
 
