@@ -21,8 +21,7 @@ import numpy as np
 from beit.data.listing import Names
 from beit.data.order import FullOrder, Order, ShardOrder, step_samples
 from beit.data.shard_index import ShardIndex, write_index
-from beit.data.shard_manifest import FORMAT, MANIFEST, shard_parts
-from beit.data.shards import INDEXES, ShardSource, open_shards
+from beit.data.shards import FORMAT, INDEXES, MANIFEST, ShardSource, open_shards, shard_parts
 from beit.data.storage import Stamp
 
 GPUS_PER_NODE, WORKERS = 8, 16

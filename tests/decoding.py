@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beit.data.decode import decode
-from beit.data.pixel_types import UnreadableError
+from beit.errors import UnreadableError
 from encoding import FORMATS, MODES, encoded
 
 MEMORY = 1500 * 2**20

@@ -19,7 +19,7 @@ from torch import nn
 import beit
 from beit.config import LinearHeadConfig, VisionTransformerConfig
 from beit.config.runs import HeadConfig
-from beit.data import shard_manifest
+from beit.data import shards
 from beit.data.pack import pack
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
@@ -37,7 +37,7 @@ BACKBONE = VisionTransformerConfig(
 FORMATS = {
     "artifact": store.FORMAT,
     "checkpoint": checkpoints.FORMAT,
-    "shards": shard_manifest.FORMAT,
+    "shards": shards.FORMAT,
 }
 
 

@@ -25,7 +25,7 @@ LINES = [
     {"weights"},
     {"objectives"},
     {"data", "tokenizers"},
-    {"models", "masking", "batch"},
+    {"models", "masking", "batch", "visualize"},
     {"config"},
     {"claim"},
     {

@@ -14,7 +14,7 @@ import pytest
 import beit
 from beit.cli import main
 from beit.config import LabelFileConfig
-from beit.data.check import check
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.run_folder import read_run_config
 from beit.weights.store import read_described

@@ -3,6 +3,7 @@
     BeitError                 anything this package tells a user
     ├── ConfigError           an option or a combination of options is wrong        exit 2
     ├── DataError             images, labels or folders break a rule              exit 3
+    │   └── UnreadableError   an image cannot be read
     ├── CheckpointError       a checkpoint or artifact is damaged or does not fit   exit 4
     ├── DivergedError         the loss or a gradient is no longer finite            exit 5
     ├── ResourceError         disk or memory ran out, a library is not installed    exit 6
@@ -65,6 +66,19 @@ class ConfigError(BeitError):
 
 class DataError(BeitError):
     exit_code = 3
+
+
+class UnreadableError(DataError):
+    """An image cannot be read; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the image cannot be read: {reason}", remedy="repair, convert or remove the file"
+        )
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str]]:
+        return type(self), (self.reason,)
 
 
 class CheckpointError(BeitError):

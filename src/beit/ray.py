@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from beit.config.bulk import EmbedConfig, PredictConfig
-from beit.data.pixel_types import UnreadableError
-from beit.errors import ConfigError, DataError, ResourceError, optional_library
+from beit.errors import ConfigError, DataError, ResourceError, UnreadableError, optional_library
 from beit.inference.bulk import Answers, Job, Progress, Written, claimed_parts, summary
 from beit.inference.outputs import open_output
 from beit.inference.parts import ALL, Parts

@@ -15,11 +15,11 @@ from PIL import Image
 from beit.cli import main
 from beit.data import listing
 from beit.data.account import Account, Skipped, SkippedFiles, account_from_json
-from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.decode import decode
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.sources import ImageSource
+from beit.doctor.check import check
 from encoding import encoded
 
 Draw = Callable[..., Path]

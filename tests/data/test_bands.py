@@ -13,9 +13,9 @@ import tifffile
 from PIL import Image
 
 from beit.data.decode import decode, read_header
-from beit.data.pixel_types import UnreadableError
 from beit.doctor import Finding
 from beit.doctor.images import check_images
+from beit.errors import UnreadableError
 
 BANDS = 8
 PIXELS = np.random.default_rng(0).integers(0, 65536, (16, 24, BANDS), dtype=np.uint16)
@@ -99,7 +99,7 @@ def test_numbers_that_are_not_decoded_are_named(kind: type, name: str) -> None:
 
 def test_pillow_does_not_speak_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
     script = (
-        "import sys; from beit.data.decode import decode; from beit.data.pixel_types import "
+        "import sys; from beit.data.decode import decode; from beit.errors import "
         "UnreadableError\ntry: decode(sys.stdin.buffer.read())\nexcept UnreadableError: pass"
     )
     data = tiff(np.zeros((16, 24, 13), np.uint16), planarconfig="contig")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from beit.data.decode import decode, read_header
-from beit.data.pixel_types import UnreadableError
+from beit.errors import UnreadableError
 from encoding import turned
 
 

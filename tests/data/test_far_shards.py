@@ -17,9 +17,8 @@ from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import divide
 from beit.data.loader import Loader
 from beit.data.pack import pack
-from beit.data.pixel_types import UnreadableError
 from beit.data.transforms import SingleView
-from beit.errors import DataError, ResourceError
+from beit.errors import DataError, ResourceError, UnreadableError
 
 Draw = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("own_home")

@@ -13,9 +13,8 @@ import beit
 from beit.config import MaskConfig
 from beit.config.data import Division, Fold
 from beit.data.dataset import Dataset
-from beit.data.groups import Groups
 from beit.data.labelled import divide, fold_numbers, hold_out
-from beit.data.name_patterns import found_in
+from beit.data.name_patterns import Groups, found_in
 from beit.data.segmented import SegmentationData
 from beit.data.sources import FileSource
 from beit.errors import ConfigError, DataError

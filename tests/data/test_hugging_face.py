@@ -15,10 +15,9 @@ from beit.data.dataset import Dataset, open_source
 from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
 from beit.data.labelled import divide
 from beit.data.loader import Loader
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
-from beit.errors import ConfigError, DataError, ResourceError
+from beit.errors import ConfigError, DataError, ResourceError, UnreadableError
 
 datasets = pytest.importorskip("datasets")
 Draw = Callable[..., Path]

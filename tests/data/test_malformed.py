@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
-from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.loader import evaluate_batches
 from beit.data.transforms import SingleView
+from beit.doctor.check import check
 from decoding import outcomes
 from malformed import Case, named_cases
 

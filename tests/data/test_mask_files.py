@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from beit.data.mask_files import count_values, read_mask, written
-from beit.data.pixel_types import UnreadableError
+from beit.errors import UnreadableError
 from encoding import chunk, png, turned
 
 LABELS = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)

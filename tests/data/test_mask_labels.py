@@ -12,9 +12,8 @@ from PIL import Image
 from beit.config import MaskConfig
 from beit.config.data import Division
 from beit.data.mask_labels import MaskReading
-from beit.data.pixel_types import UnreadableError
 from beit.data.segmented import SegmentationData
-from beit.errors import BeitError, ConfigError, DataError
+from beit.errors import BeitError, ConfigError, DataError, UnreadableError
 
 SHAPE = (12, 16)
 

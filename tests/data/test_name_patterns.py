@@ -10,8 +10,8 @@ import pytest
 from drawn_folders import labelled
 
 from beit.config.data import FolderConfig, Reading
-from beit.data.check import check
 from beit.data.dataset import Dataset
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

@@ -21,10 +21,9 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.dataset import open_source
 from beit.data.loader import Loader
 from beit.data.pack import pack
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
-from beit.errors import DataError
+from beit.errors import DataError, UnreadableError
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")

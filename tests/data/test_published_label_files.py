@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from beit.config.data import LabelFileConfig, Reading
-from beit.data.check import check
 from beit.data.dataset import Dataset
 from beit.data.sources import ImageSource
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

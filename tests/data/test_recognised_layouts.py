@@ -10,10 +10,10 @@ import pytest
 from drawn_folders import keys, labelled, some
 
 from beit.config.data import Division, FolderConfig, Reading
-from beit.data import folders, joined_lists
-from beit.data.check import check
+from beit.data import folders, label_columns
 from beit.data.dataset import Dataset, open_source, split_of
 from beit.data.labelled import divide
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -272,7 +272,7 @@ def test_a_folder_is_walked_once_and_a_label_file_read_once(
     root = draw(*names)
     (root / "list.csv").write_text("".join(f"{name},{name[-7]}\n" for name in names))
     done: list[str] = []
-    for module, name in ((folders, "find_images"), (joined_lists, "read_table")):
+    for module, name in ((folders, "find_images"), (label_columns, "read_table")):
         function = getattr(module, name)
 
         def counted(*given: object, do: Callable[..., object] = function) -> object:

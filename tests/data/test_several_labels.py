@@ -18,7 +18,6 @@ import torch
 import several_labels
 from beit.config.data import Division, FolderConfig, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
-from beit.data.check import check
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset, open_source
 from beit.data.images import Images
@@ -26,6 +25,7 @@ from beit.data.labelled import divide, few, fold_numbers, hold_out
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
 from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
+from beit.doctor.check import check
 from beit.errors import ConfigError, DataError
 
 LABELS = ("a", "b", "c", "rare")

@@ -19,11 +19,10 @@ from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import divide
 from beit.data.loader import Loader
 from beit.data.pack import pack
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource
 from beit.data.storage import expand, expand_braces
 from beit.data.transforms import SingleView
-from beit.errors import ConfigError, DataError, RunFolderError
+from beit.errors import ConfigError, DataError, RunFolderError, UnreadableError
 
 Draw = Callable[..., Path]
 

@@ -13,9 +13,8 @@ from beit.config.data import Division
 from beit.data.dataset import Dataset, open_source
 from beit.data.images import check_readable
 from beit.data.labelled import divide
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, evenly, select
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, DataError, UnreadableError
 
 Draw = Callable[..., Path]
 

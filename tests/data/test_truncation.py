@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from beit.data.decode import decode, decode_first
-from beit.data.pixel_types import UnreadableError
 from beit.data.truncation import png_lacks_pixels, tells_of_lost_pixels
+from beit.errors import UnreadableError
 from encoding import MODES, chunk, encoded, png
 
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),

@@ -11,13 +11,11 @@ import tifffile
 from PIL import Image
 
 from beit.config import LoaderConfig
-from beit.data.bit_depth import narrow_note, range_note
-from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.decode import decode
-from beit.data.images import Images, check_readable
-from beit.data.pixel_types import UnreadableError
-from beit.errors import BeitError, ConfigError
+from beit.data.images import Images, check_readable, narrow_note, range_note
+from beit.doctor.check import check
+from beit.errors import BeitError, ConfigError, UnreadableError
 from encoding import chunk
 
 GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)

@@ -17,7 +17,6 @@ from beit.batch import MaskedBatch
 from beit.config import BlockMasking, MaskedConfig, PretrainRunConfig
 from beit.config.masking import FixedMasking
 from beit.data.dataset import open_source
-from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.features import attention_maps
 from beit.objectives.masked import MaskedImageModeling
@@ -31,6 +30,7 @@ from beit.report.pretraining import STRIP_ROWS, ZOOM, CentralMasks, queries, wri
 from beit.report.tokenizer import Encoded, vocabulary
 from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
+from beit.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.weights.store import Details, load_artifact
 
 

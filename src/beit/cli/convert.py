@@ -43,7 +43,7 @@ def convert(
         crop: Fraction of the side kept by the centre crop for evaluation.
         classes: File with one class name per line.
     """
-    from beit.data.legends import read_names
+    from beit.data.mask_classes import read_names
     from beit.weights.convert import convert as write
     from beit.weights.overrides import Overrides
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from beit.cli.options import AS_READ, AsRead
 from beit.config.segment_run import MaskConfig
-from beit.errors import ConfigError
-from beit.terminal import counted, print_lines
+from beit.errors import ConfigError, DataError
+from beit.terminal import TextTable, counted, print_lines, print_tables, printable, quoted
 
 if TYPE_CHECKING:
     from beit.data.sources import ImageSource
+    from beit.doctor.check import Checked
 
 ANY_MASKS = MaskConfig()
 MaskFiles = Annotated[MaskConfig, tyro.conf.arg(name="")]
@@ -44,8 +47,8 @@ def check(
         masks: Read the masks, too, as `beit segment` does.
         mask_files: Where the masks are and what their values mean, if it is not detected.
     """
-    from beit.data.check import check as look_through
-    from beit.data.check import must_be_readable, print_json, print_table
+    from beit.doctor.check import UNREADABLE
+    from beit.doctor.check import check as look_through
 
     if not masks and mask_files != ANY_MASKS:
         raise ConfigError("options of masks are given without --masks", remedy="add --masks")
@@ -57,8 +60,46 @@ def check(
         reading=options.reading,
         value_range=value_range,
     )
-    (print_json if format == "json" else print_table)(found)
-    must_be_readable(found)
+    (_print_json if format == "json" else _print_table)(found)
+    lost = [finding.name for finding in found.findings if finding.kind == UNREADABLE]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {sum(found.images.values())} images cannot be read: {quoted(lost)}",
+            remedy="repair or remove these files, or follow the reason given for each",
+        )
+
+
+def _print_json(found: Checked) -> None:
+    """Everything, as one JSON object."""
+    content = asdict(found) | {"counts": found.counts}
+    content["findings"] = [finding._asdict() for finding in found.findings]
+    print(json.dumps(content, indent=1))
+
+
+def _print_table(found: Checked) -> None:
+    """A table for people, with examples; JSON has all."""
+    from beit.doctor.check import KINDS
+
+    for line in found.account.lines():
+        print(line)
+    if found.mean:
+        mean, std = (" ".join(f"{value:.3f}" for value in one) for one in (found.mean, found.std))
+        print(f"mean and standard deviation of the pixels: --mean {mean} --std {std}")
+    if not found.findings:
+        skipped = sum(one.count for one in found.account.skipped)
+        print(
+            f"nothing wrong or odd was found in the images that are read; {skipped:,} skipped"
+            if skipped
+            else "nothing wrong or odd was found"
+        )
+        return
+    table = TextTable("found", "number", "what it means", "examples")
+    for kind, number in found.counts.items():
+        examples = [
+            printable(f"{one.name}: {one.detail}") for one in found.findings if one.kind == kind
+        ]
+        table.add_row(kind, f"{number:,}", KINDS[kind], "\n".join(examples[:3]))
+    print_tables(table)
 
 
 def _segmented(data: str, masks: MaskConfig) -> Mapping[str, ImageSource]:

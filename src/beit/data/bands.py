@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beit.data.pixel_types import UnreadableError, ValueRange, stated_range, to_eight_bits
+from beit.data.colours import ValueRange, stated_range, to_eight_bits
+from beit.errors import UnreadableError
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, is_multi_label, spread
+from beit.errors import UnreadableError
 from beit.terminal import counted
 
-CHUNK = 2**20
 SOUGHT = 1024
 """Images for validation that are looked for; more are a sample."""
 SIZED = 100_000
@@ -81,14 +80,11 @@ def _identity(path: Path) -> Hashable | None:
 
 
 def _digest(path: Path) -> Hashable | None:
-    digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+            return hashlib.file_digest(file, "blake2b").digest()
     except OSError:
         return None
-    return digest.digest()
 
 
 def shared_images(learned: ImageSource, judged: ImageSource) -> dict[str, str]:

@@ -20,8 +20,7 @@ from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
-from beit.data.shard_manifest import shard_parts
-from beit.data.shards import open_shards
+from beit.data.shards import open_shards, shard_parts
 from beit.data.sources import FileSource, ImageSource, account_of, class_counts
 from beit.errors import ConfigError, DataError, no_images_at
 from beit.terminal import quoted
@@ -51,8 +50,8 @@ class _Opened:
 
     folds = False
 
-    def __init__(self, splits: Splits) -> None:
-        self.splits = splits
+    def __init__(self, path: str, splits: Splits) -> None:
+        self.path, self.splits = path, splits
         self.sizes = {name: len(source) for name, source in splits.items()}
 
     def source(self, names: Sequence[str]) -> ImageSource:
@@ -63,6 +62,24 @@ class _Opened:
 
     def place(self, name: str) -> str:
         return name
+
+    def labelled(self, training: Sequence[str]) -> Splits:
+        parts = {TRAIN: self.source(training)}
+        # A split for testing may lack labels and is then not measured.
+        parts |= {name: self.part(name) for name in ("val", "test") if name in self.splits
+                  and not (name == "test" and self.splits[name].targets is None)}  # fmt: skip
+        for source in parts.values():
+            if source.targets is None:
+                skipped = [
+                    f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped
+                ]
+                facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
+                raise DataError(
+                    "; ".join([f"{self.path} has no label for every image", *facts]),
+                    remedy="label all: shards with .cls or .json beside each image (their folders "
+                    "are no classes), datasets in a column called label",
+                )
+        return parts
 
 
 class Dataset:
@@ -147,24 +164,13 @@ class Dataset:
             listed = self._read_label_file(multi_label=True) if multi_label else self._label_file
             if listed.problem is not None:
                 raise listed.problem
-            found: Folders | _Opened = _Opened(listed.splits)
+            found: Folders | _Opened = _Opened(self.path, listed.splits)
         else:
             found = self._divided
-        training = self._training(found)
-        if isinstance(found, Folders):
-            labelled = found.labelled(training)
-            if self.reading.folders.label_pattern:
-                _check_learnable(self.path, labelled[TRAIN])
-            return {**labelled}
-        parts = {TRAIN: found.source(training)}
-        # A split for testing may lack labels and is then not measured.
-        parts |= {name: found.part(name) for name in ("val", "test") if name in found.sizes
-                  and not (name == "test" and found.splits[name].targets is None)}  # fmt: skip
-        for source in parts.values():
-            _check_labelled(self.path, source)
-        if self.form == "label file":
-            _check_learnable(self.path, parts[TRAIN])
-        return parts
+        labelled = found.labelled(self._training(found))
+        if self.form == "label file" or self.reading.folders.label_pattern:
+            _check_learnable(self.path, labelled[TRAIN])
+        return {**labelled}
 
     def _training(self, found: Folders | _Opened) -> tuple[str, ...]:
         """The splits that are learned from. Errors: DataError if there is none."""
@@ -193,9 +199,9 @@ class Dataset:
         if self.form == "folder":
             return Folders(self.path, self.reading.folders)
         if self.form == "label file":
-            return _Opened(self._label_file.splits)
+            return _Opened(self.path, self._label_file.splits)
         if self._open_stored is None:
-            return _Opened({WHOLE: _single_image(self.path)})
+            return _Opened(self.path, {WHOLE: _single_image(self.path)})
         found = self._open_stored()
         named: dict[str, ImageSource] = {}
         for name, source in found.items():
@@ -207,7 +213,7 @@ class Dataset:
                 )
             named[split] = source
             source.account = account_of(self.path, {split: source})
-        return _Opened(named)
+        return _Opened(self.path, named)
 
     @cached_property
     def _label_file(self) -> LabelFile:
@@ -295,17 +301,6 @@ def _single_image(path: str) -> ImageSource:
             "or an image; export other tables as .csv or .jsonl",
         )
     return FileSource(str(Path(path).parent), [Path(path).name])
-
-
-def _check_labelled(path: str, source: ImageSource) -> None:
-    if source.targets is None:
-        skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
-        facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
-        raise DataError(
-            "; ".join([f"{path} has no label for every image", *facts]),
-            remedy="label all: shards with .cls or .json beside each image (their folders are "
-            "no classes), datasets in a column called label",
-        )
 
 
 def _check_learnable(path: str, train: ImageSource) -> None:

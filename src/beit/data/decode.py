@@ -32,6 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, has_bands, read_bands
 from beit.data.colours import (
+    ValueRange,
     bands_of,
     grey_or_rgb,
     is_deep,
@@ -41,13 +42,13 @@ from beit.data.colours import (
     upright,
 )
 from beit.data.file_types import FORMATS, HEAD_BYTES, NOT_AN_IMAGE, known_by_head
-from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.truncation import (
     first_of_gif,
     jpeg_scans,
     require_all_pixels,
     tells_of_lost_pixels,
 )
+from beit.errors import UnreadableError
 
 PIXEL_LIMIT = 179_000_000
 MOST_SCANS = 100

@@ -10,12 +10,18 @@ from pathlib import Path
 
 from beit.config.data import FolderConfig
 from beit.data.account import SkippedFiles
-from beit.data.class_folders import class_levels, doubt, names_at
 from beit.data.class_names import spelled_alike
-from beit.data.folder_names import IMAGES, beside_every_jpeg, last_name, masks_among, masks_beside
+from beit.data.folder_names import (
+    IMAGES,
+    beside_every_jpeg,
+    doubt,
+    last_name,
+    masks_among,
+    masks_beside,
+)
 from beit.data.image_names import composed
 from beit.data.label_file import label_files_in
-from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
+from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, read_layout
 from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.data.name_patterns import classes_in, suggested_patterns
 from beit.data.sources import FileSource, account_for, number_labels
@@ -40,24 +46,29 @@ class Folders:
 
     def __init__(self, path: str, options: FolderConfig) -> None:
         found = _images_below(path)
-        self.path, self._options, self._paths = path, options, found.paths
+        self.path, self._options = path, options
         tree = FolderTree(path, found.counts, found.paths)
         self._layout = read_layout(tree, classes_at_top=options.class_level == 1)
         self.splits, self.folds = self._layout.splits, self._layout.folds
         skipped = tree.within(self._layout.skipped)
         self._tree = tree.without(skipped)
         self.sizes = {name: self._tree.total(place) for name, place in self.splits.items()}
-        if tree.total("") > sum(self.sizes.values()):
-            read = self._tree.within(dict.fromkeys(self.splits.values(), ""))
-            self._paths = []
-            for path in found.paths:
-                folder = path.rpartition("/")[0]
-                if folder in read:
-                    self._paths.append(path)
-                else:
-                    found.skipped.add(skipped.get(folder, BESIDE_SPLITS), path)
+        read = self._tree.within(dict.fromkeys(self.splits.values(), ""))
+        others = [folder for folder in found.counts if folder not in read]
+        reasons = {folder: skipped.get(folder, BESIDE_SPLITS) for folder in others}
+        self._paths = _outside(found, reasons)
         self._skipped = found.skipped.found()
-        self._check_fold(options.fold)
+        fold = options.fold
+        if fold and not self.folds:
+            raise ConfigError(
+                f"the fold {fold} was requested, and {self.path} is not in folds",
+                remedy="leave --fold out, or name data with folders fold1/, fold2/, ...",
+            )
+        if fold and fold not in self.splits:
+            raise ConfigError(
+                f"{self.path} has no fold {fold}",
+                remedy=f"use one of {quoted(list(self.splits), 20)}",
+            )
 
     def part(self, name: str) -> FileSource:
         """One split, with names relative to its folder."""
@@ -105,8 +116,8 @@ class Folders:
         Errors: DataError if the splits hold no images.
         """
         levels = self._levels()
-        certain = len(levels) == 1 and self._doubtful(levels) is None
-        depth = level or (next(iter(levels)) if certain else 0)
+        problem = self._doubtful(levels)
+        depth = level or (next(iter(levels), 0) if problem is None else 0)
         beside = SkippedFiles()
         paths: list[str] = []
         folders: list[str] = []
@@ -138,35 +149,41 @@ class Folders:
         source.account = account_for(
             source,
             self.path,
-            _in_words(self._layout, self._tree, named, max(depth, 1), pattern),
+            self._in_words(named, max(depth, 1)),
             split=splits[0] if len(splits) == 1 else TRAIN,
             skipped=(*self._skipped, *beside.found()),
-            notes=(*self._layout.notes, *self._notes(named, inside)),
+            notes=(*self._layout.notes, *self._notes(named, inside, problem)),
         )
         return source
+
+    def _in_words(self, classes: Collection[str], level: int) -> str:
+        """The layout in a few words, for the account."""
+        what = "one folder per class" if classes else "images without classes"
+        if classes and self._options.label_pattern:
+            what = f"classes in the names of images (--label-pattern {self._options.label_pattern})"
+        elif classes and level > 1:
+            what += f" at level {level}"
+        if self.folds:
+            return f"{what}, in folds: {', '.join(f'{name}/' for name in self.splits)}"
+        places = [f"{place}/" for split, place in self.splits.items() if split]
+        if places:
+            return f"{what}, in the splits {', '.join(places)}"
+        place = self.splits[WHOLE]
+        nested = not classes and bool(self._tree.filled(place))
+        return what + ", in nested folders" * nested + (f", in {place}/" if place else "")
 
     def _names(self, splits: Sequence[str]) -> list[str]:
         """The paths of the images of some splits, from the folder of each split on."""
         return [path[len(place) + bool(place) :] for place in map(self.splits.__getitem__, splits)
                 for path in self._members(place)]  # fmt: skip
 
-    def _check_fold(self, fold: str) -> None:
-        if fold and not self.folds:
-            raise ConfigError(
-                f"the fold {fold} was requested, and {self.path} is not in folds",
-                remedy="leave --fold out, or name data with folders fold1/, fold2/, ...",
-            )
-        if fold and fold not in self.splits:
-            raise ConfigError(
-                f"{self.path} has no fold {fold}",
-                remedy=f"use one of {quoted(list(self.splits), 20)}",
-            )
-
     def _members(self, place: str) -> Iterator[str]:
         """The paths below a folder."""
         return (path for path in self._paths if path.startswith(f"{place}/" if place else ""))
 
-    def _notes(self, classes: Sequence[str], inside: Sequence[str]) -> Iterator[str]:
+    def _notes(
+        self, classes: Sequence[str], inside: Sequence[str], problem: DataError | None
+    ) -> Iterator[str]:
         yield from spelled_alike(classes)
         if inside and classes:
             where = {one.rpartition("/")[0]: None for one in inside}
@@ -174,7 +191,7 @@ class Folders:
                 f"{counted(len(inside), 'image')} in folders inside the class folders: "
                 f"{quoted([f'{one}/' for one in where])}"
             )
-        if (problem := self._doubtful(self._levels())) is not None:
+        if problem is not None:
             yield f"no classes are taken: {problem.problem}"
         if self._lists:
             named = [Path(one).relative_to(self.path).as_posix() for one in self._lists]
@@ -184,32 +201,38 @@ class Folders:
         """The levels at which classes may lie, by the first of the splits that has any."""
         if self._options.label_pattern:
             return {}
-        stated = self._options.class_level
-        for place in (self.splits[name] for name in splits or self.splits):
-            if stated is not None:
-                return {stated: names_at(self._tree, place, stated)}
-            if found := class_levels(self._tree, place):
-                return found
-        return {}
+        places = [self.splits[name] for name in splits or self.splits]
+        if (stated := self._options.class_level) is not None:
+            return {stated: self._tree.classes_at(places[0], stated)}
+        return next(filter(None, map(self._tree.class_levels, places)), {})
 
     def _doubtful(self, levels: Mapping[int, list[str]]) -> DataError | None:
         """Why it is not certain that the folders at some level are the classes; None if it is."""
         if self._options.class_level is not None or not levels:
             return None
-        return self._two_readings(levels) if len(levels) > 1 else self._no_classes
+        if len(levels) == 1:
+            return self._no_classes
+        readings = "; or ".join(
+            f"the folders {'inside these' if level > 1 else 'at the top'}, {quoted(names, 4)} "
+            f"(--class-level {level})"
+            for level, names in levels.items()
+        )
+        return DataError(
+            f"the classes of {self.path} may be {readings}",
+            remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}; if "
+            "those at the top are parts of the data, call them train, val and test, or fold1, "
+            f"fold2, ...{self._label_files()}",
+        )
 
     @cached_property
     def _no_classes(self) -> DataError | None:
         """Why the only folders that may be classes may also be something else."""
-        place, levels = next(
-            (place, found)
-            for place in self.splits.values()
-            if (found := class_levels(self._tree, place))
-        )
+        found = ((place, self._tree.class_levels(place)) for place in self.splits.values())
+        place, levels = next(one for one in found if one[1])
         ((level, names),) = levels.items()
         folders = filter(self._tree.total, self._tree.below(place, level))
         sizes = {folder: self._tree.total(folder) for folder in folders}
-        known = [{*names_at(self._tree, other, level)} for other in self.splits.values()]
+        known = [{*self._tree.classes_at(other, level)} for other in self.splits.values()]
         instead = doubt(
             sizes,
             lambda: self._files_in(place, level),
@@ -234,20 +257,6 @@ class Folders:
                 found.setdefault("/".join(folder), []).append(name.rpartition(".")[0])
         return found
 
-    def _two_readings(self, levels: Mapping[int, list[str]]) -> DataError:
-        """The error where folders at several levels may be the classes."""
-        readings = "; or ".join(
-            f"the folders {'inside these' if level > 1 else 'at the top'}, {quoted(names, 4)} "
-            f"(--class-level {level})"
-            for level, names in levels.items()
-        )
-        return DataError(
-            f"the classes of {self.path} may be {readings}",
-            remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}; if "
-            "those at the top are parts of the data, call them train, val and test, or fold1, "
-            f"fold2, ...{self._label_files()}",
-        )
-
     def _class_level(self, training: Sequence[str]) -> int:
         """Where the classes lie, for what needs them. Errors: as for `labelled`."""
         levels = self._levels(training)
@@ -255,7 +264,7 @@ class Folders:
             raise problem
         place = self.splits[training[0]]
         where, masked = str(Path(self.path, place)), MASKS in self._layout.skipped.values()
-        level, names = next(iter(levels.items()), (1, names_at(self._tree, place, 1)))
+        level, names = next(iter(levels.items()), (1, self._tree.classes_at(place, 1)))
         if not names and place and self.splits.get(WHOLE) == place and not masked:
             names = [last_name(place)]  # the only folder there is was gone into
         if self._options.class_level is None and level == 1:
@@ -298,7 +307,7 @@ class Folders:
         every = {composed(last_name(each)) for each in self._tree.below(place, level)}
         for labels in masks_beside([*every]).values():
             every.difference_update(labels)  # such as labels/ of text files beside images/
-        empty = sorted(every - set(names_at(self._tree, place, level)), key=natural_key)
+        empty = sorted(every - set(self._tree.classes_at(place, level)), key=natural_key)
         if empty:
             raise DataError(
                 f"class folders without images in {Path(self.path, place)}: {quoted(empty)}",
@@ -324,7 +333,7 @@ class Folders:
         place = self.splits[split]
         if not self._options.accept_missing_classes:
             self._refuse_empty(place, level)
-        named = names_at(self._tree, place, level)
+        named = self._tree.classes_at(place, level)
         if len(named) == 1 and named[0] not in classes:
             # Such as test/unknown/ and val/images/.
             named = named if split == "val" and not re.fullmatch(IMAGES, named[0].lower()) else []
@@ -347,31 +356,26 @@ def _images_below(path: str) -> Found:
     if not found.paths:
         raise no_images(path, found.skipped)
     masks = masks_among(found.paths) | beside_every_jpeg(found.paths, ending=True)
+    if not masks:
+        return found
     for one in masks:
         found.skipped.add(f"{MASKS} by their names", one)
         found.counts[one.rpartition("/")[0]] -= 1
-    return (
-        found._replace(paths=[one for one in found.paths if one not in masks]) if masks else found
-    )
+    return found._replace(paths=[one for one in found.paths if one not in masks])
 
 
-def _in_words(
-    layout: Layout, tree: FolderTree, classes: Collection[str], level: int, pattern: str
-) -> str:
-    """The layout in a few words, for the account."""
-    what = "one folder per class" if classes else "images without classes"
-    if classes and pattern:
-        what = f"classes in the names of images (--label-pattern {pattern})"
-    elif classes and level > 1:
-        what += f" at level {level}"
-    if layout.folds:
-        return f"{what}, in folds: {', '.join(f'{name}/' for name in layout.splits)}"
-    places = [f"{place}/" for split, place in layout.splits.items() if split]
-    if places:
-        return f"{what}, in the splits {', '.join(places)}"
-    place = layout.splits[WHOLE]
-    nested = not classes and bool(tree.filled(place))
-    return what + ", in nested folders" * nested + (f", in {place}/" if place else "")
+def _outside(found: Found, skipped: Mapping[str, str]) -> list[str]:
+    """The images outside of some folders; those directly in them are counted, with the reason."""
+    if not any(found.counts[folder] for folder in skipped):
+        return found.paths
+    paths = []
+    for path in found.paths:
+        folder = path.rpartition("/")[0]
+        if folder in skipped:
+            found.skipped.add(skipped[folder], path)
+        else:
+            paths.append(path)
+    return paths
 
 
 def open_every_image(path: str) -> FileSource:
@@ -387,13 +391,7 @@ def open_every_image(path: str) -> FileSource:
     except DataError:  # what can be read in two ways as data to learn from has images all the same
         skipped = {}
     masks = tree.within({folder: reason for folder, reason in skipped.items() if reason == MASKS})
-    paths = []
-    for one in found.paths:
-        if one.rpartition("/")[0] in masks:
-            found.skipped.add(MASKS, one)
-        else:
-            paths.append(one)
-    source = FileSource(path, paths)
+    source = FileSource(path, _outside(found, masks))
     source.account = account_for(
         source, path, "every image below it", skipped=found.skipped.found()
     )

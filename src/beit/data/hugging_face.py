@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 
 from beit.data.layout import WHOLE
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import Record, account_for, number_labels, target_at
-from beit.errors import EXHAUSTED, BeitError, ConfigError, DataError, optional_library
+from beit.errors import (
+    EXHAUSTED,
+    BeitError,
+    ConfigError,
+    DataError,
+    UnreadableError,
+    optional_library,
+)
 from beit.terminal import quoted
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")

@@ -1,33 +1,35 @@
-"""Which column of a label file names the images, which holds the labels, which the split."""
+"""Which column of a label file names the images, which holds the labels, which the split; with the
+columns of other lists of its images, joined by the column they share.
+
+So are CUB-200 and NABirds published: `images.txt` with a number for each image, and for these
+numbers `image_class_labels.txt` and `train_test_split.txt`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, as_text, cell_lines
 from beit.data.label_studio import ANNOTATION, RECORDED
-from beit.data.tables import PROBED, FindsNames, Row, Table
+from beit.data.tables import (
+    IDENTITY,
+    IMAGE,
+    PROBED,
+    NamesImage,
+    Row,
+    is_heading,
+    plain,
+    read_table,
+)
 from beit.errors import ConfigError, DataError, nearest
 from beit.terminal import quoted
 
-IMAGE = (
-    "image", "images", "imagename", "imagefile", "imagefilename", "imagepath", "imagefilepath",
-    "imageindex", "img", "imgs", "imgname", "imgfile", "imgfilename", "imgpath", "file", "files",
-    "filename", "filenames", "filepath", "filepaths", "path", "paths", "relativepath",
-    "filelocation", "picture", "pictures", "picturename", "picturefile", "picturepath", "photo",
-    "photoname",
-)  # fmt: skip
-IDENTITY = (
-    "id", "imageid", "imgid", "idcode", "imageidentifier", "photoid", "pictureid", "uid", "uuid",
-    "name", "key", "url", "uri", "link", "imageurl", "imageuri", "imagelink", "photourl",
-)  # fmt: skip
-"""Headings of names that may be those of images, where no column is called as one."""
 LABEL = (
     "label", "labels", "labelname", "classlabel", "class", "classes", "classname", "target",
     "targets", "category", "categories", "categoryname", "species", "speciesname", "diagnosis",
@@ -48,18 +50,7 @@ _ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
 """A coordinate, beside which `y` is one, too."""
 _SPLIT_LIST = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
 """What a list is called that says in which split each image is: list_eval_partition.txt."""
-_SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
-
-
-def plain(heading: str) -> str:
-    """A heading without what is written in many ways: "File Name", "file_name", "FILENAME"."""
-    return _SIGNS.sub("", heading).lower()
-
-
-def is_heading(cells: Sequence[str]) -> bool:
-    """Whether one of the cells is a heading that images are known by."""
-    return any(plain(cell) in (*IMAGE, *IDENTITY) for cell in cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +70,19 @@ class Column:
 
 
 class LabelTable:
-    """The columns of a label file, and which of them holds the images' names and which the split.
+    """The columns of a label file, and of the lists that its config joins; and which of them holds
+    the images' names and which the split.
 
-    Errors: DataError if rows have more cells than there are columns, or a column is ambiguous;
-    ConfigError if a named column does not exist.
+    Errors: as `read_table`; DataError if rows have more cells than there are columns, a column is
+    ambiguous, or a list shares no column with the file, or not for all of its rows; ConfigError for
+    a list or a named column that is not there.
     """
 
-    def __init__(self, path: str, table: Table, names: ImageNames, config: LabelFileConfig) -> None:
+    def __init__(self, path: str, names: ImageNames, config: LabelFileConfig) -> None:
+        table = read_table(path, names.find, names.as_written)
         self.path, self.config, self.answers = path, config, table.answers
         first, *rows = table.rows
-        headed = table.keyed or has_headings(table.rows, names, config)
+        headed = table.keyed or _has_headings(table.rows, names.find, names.as_written, config)
         if not headed:
             rows = table.rows
         if not rows:
@@ -107,6 +101,14 @@ class LabelTable:
                 "headings",
             )
         headings = [as_text(cell) for cell in first.cells[:width]] if headed else [""] * width
+        notes = list[str]()
+        for name in config.join:
+            added, more, key = _columns(path, rows, name)
+            headings += map(as_text, added)
+            rows = [row._replace(cells=row.cells + more[row.cells[key]]) for row in rows]
+            notes.append(f"joined from {name}: {quoted(added, 8)}")
+        self.notes = (*notes, *table.notes)
+        """What was skipped and joined."""
         self.headed = any(headings)
         self.lines = [row.line for row in rows]
         self.columns = [
@@ -253,21 +255,23 @@ def _divides(column: Column, labelled: bool) -> bool:
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
-def has_headings(rows: list[Row], names: FindsNames, config: LabelFileConfig) -> bool:
+def _has_headings(
+    rows: list[Row], find: NamesImage, as_written: NamesImage, config: LabelFileConfig
+) -> bool:
     """Whether the first row is headings: it names no image, and is called as one, or others do."""
     first = rows[0].cells
-    if any(map(names.as_written, first)):
+    if any(map(as_written, first)):
         return False
     options = (config.image_column, config.label_column, config.split_column)
     if is_heading(first) or any(option in first for option in options if not option.isdecimal()):
         return True
     if any(map(_is_file_name, first)):
         return False
-    if any(cell.isdecimal() for cell in first) or any(map(names.find, first)):
+    if any(cell.isdecimal() for cell in first) or any(map(find, first)):
         return False
     if any(plain(cell) in (*LABEL, *SPLIT) for cell in first):
         return True
-    return any(any(map(names.find, row.cells)) for row in rows[1 : PROBED + 1])
+    return any(any(map(find, row.cells)) for row in rows[1 : PROBED + 1])
 
 
 def _width(first: list[str], rows: list[Row]) -> int:
@@ -297,3 +301,69 @@ def _fraction(column: Column, names_image: Callable[[str], object]) -> float:
     """How many of the first cells name an image."""
     cells = column.cells[:PROBED]
     return sum(map(bool, map(names_image, cells))) / len(cells)
+
+
+# -- columns of other lists ------------------------------------------------------------------------
+
+
+def _columns(
+    path: str, rows: Sequence[Row], name: str
+) -> tuple[list[str], dict[str, list[str]], int]:
+    """The headings that a list adds, its cells by key, and which column of the file is the key."""
+    place = Path(path).parent / name
+    if not place.is_file():
+        raise ConfigError(
+            f"join names {name}, and there is no such file beside {path}",
+            remedy="give its path relative to that of the label file",
+        )
+    keys = {at: {row.cells[at] for row in rows} for at in range(len(rows[0].cells))}
+    keys = {at: cells for at, cells in keys.items() if len(cells) == len(rows)}
+    known = set[str]().union(*keys.values())
+    other = read_table(str(place), known.__contains__).rows
+    for at, cells in keys.items():
+        for column in range(len(other[0].cells)):
+            found = [row.cells[column] for row in other if row.cells[column:]]
+            if cells <= {*found} and len({*found}) == len(found):
+                headed = found[0] not in cells and _is_headed(other, known)
+                titles = other[0].cells if headed else [place.stem] * len(other[0].cells)
+                more = {row.cells[column]: _without(_filled(row, len(titles)), column)
+                        for row in other if row.cells[column:]}  # fmt: skip
+                return _without(titles, column), more, at
+    raise DataError(
+        f"{place} has no column with one row for each of the {len(rows)} rows of {path}",
+        remedy="join lists that name each image once, as the label file does or by its number",
+    )
+
+
+def _is_headed(rows: list[Row], known: Collection[str]) -> bool:
+    """Whether the first row is headings: none of its cells comes again below it, as those do of an
+    image that the label file does not name."""
+    again = any(cell in row.cells[at : at + 1] for row in rows[1:]
+                for at, cell in enumerate(rows[0].cells))  # fmt: skip
+    return not again and _has_headings(
+        rows, known.__contains__, known.__contains__, LabelFileConfig()
+    )
+
+
+def _filled(row: Row, width: int) -> list[str]:
+    return row.cells + [""] * (width - len(row.cells))
+
+
+def _without(cells: Sequence[str], column: int) -> list[str]:
+    return [*cells[:column], *cells[column + 1 :]]
+
+
+def list_to_join(path: str, cell: str, names: ImageNames) -> str:
+    """The list beside a file that names the image which a row of the file only numbers; empty if
+    there is none."""
+    number = cell.split()[0] if cell.split() else ""
+    return next((name for name, words in _first_lines(path)
+                 if words[0] == number and any(map(names.find, words[1:]))), "")  # fmt: skip
+
+
+def _first_lines(path: str) -> Iterator[tuple[str, list[str]]]:
+    """The lists beside a file, with the words of their first lines."""
+    for place in sorted(Path(path).parent.glob(f"*{Path(path).suffix}")):
+        if place.name != Path(path).name and place.is_file():
+            with place.open(encoding="utf-8", errors="surrogateescape") as file:
+                yield place.name, re.split(r"[\s,;|]+", file.readline().strip())

@@ -12,16 +12,15 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
-from beit.data.class_folders import doubt
 from beit.data.file_types import file_to_skip
-from beit.data.folder_names import split_above, split_called
+from beit.data.folder_names import doubt, split_above, split_called
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
-from beit.data.joined_lists import list_to_join, read_joined
-from beit.data.label_columns import NO, YES, LabelTable, plain
+from beit.data.label_columns import NO, YES, LabelTable, list_to_join
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, natural_key
 from beit.data.sources import FileSource, account_for, number_labels
+from beit.data.tables import plain
 from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
 
@@ -79,23 +78,10 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         ConfigError: If an option names what the file does not have.
     """
     names = ImageNames(_folder(path, config))
-    rows, joined = read_joined(path, names, config)
-    table = LabelTable(path, rows, names, config)
-    try:
-        images, notes = find_named_images(path, table.lines, table.image.cells, names)
-    except DataError as missing:
-        if not (other := list_to_join(path, table.image.cells[0], names)):
-            raise
-        raise DataError(
-            missing.problem,
-            remedy=f"if these are the numbers that {other} gives to images, name that as the data, "
-            f"with --join {Path(path).name}",
-        ) from missing
-    notes += joined
+    table = LabelTable(path, names, config)
+    images, notes = _images(table, names)
     splits, divided = _splits(table, images)
     labels, problem = _labels(table, splits)
-    if labels is None and not table.others() and (labels := _labels_by_folders(table)):
-        problem = None
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
     unread = labels.unread if labels else frozenset[int]()
@@ -106,10 +92,10 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         labels, problem, unanswered = None, twice, []
         kept, repeated, _ = _without_repeats(table, images, splits, None, set())
     where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
-    layout = f"a list of images{where}"
-    notes += rows.notes
+    layout = f"a list of images{where}{divided}"
+    notes += table.notes
     if labels is not None:
-        layout = f"a label file{where}, {labels.layout}"
+        layout = f"a label file{where}, {labels.layout}{divided}"
         notes += labels.notes
     if len(table.columns) > 1:
         notes += () if table.headed else ("the file has no headings",)
@@ -126,20 +112,15 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         skipped.add("no label", images[row])
     sources = {}
     for split, found in members.items():
-        labelled = labels is not None and split not in bare
-        sources[split] = FileSource(
+        own = None if split in bare else labels
+        source = sources[split] = FileSource(
             names.folder,
             [images[row] for row in found],
-            targets=labels.targets[found] if labels and labelled else None,
-            classes=labels.classes if labels and labelled else (),
+            targets=own.targets[found] if own else None,
+            classes=own.classes if own else (),
         )
-        sources[split].account = account_for(
-            sources[split],
-            path,
-            layout + divided,
-            split=split,
-            skipped=skipped.found(),
-            notes=notes,
+        source.account = account_for(
+            source, path, layout, split=split, skipped=skipped.found(), notes=notes
         )
     return LabelFile(sources, problem)
 
@@ -152,6 +133,20 @@ def _folder(path: str, config: LabelFileConfig) -> str:
             remedy="name the folder that the names in the label file count from",
         )
     return folder or str(Path(path).parent)
+
+
+def _images(table: LabelTable, names: ImageNames) -> tuple[list[str], tuple[str, ...]]:
+    """The image of every row, and a note on how names were read. Errors: as `find_named_images`."""
+    try:
+        return find_named_images(table.path, table.lines, table.image.cells, names)
+    except DataError as missing:
+        if not (other := list_to_join(table.path, table.image.cells[0], names)):
+            raise
+        raise DataError(
+            missing.problem,
+            remedy=f"if these are the numbers that {other} gives to images, name that as the data, "
+            f"with --join {Path(table.path).name}",
+        ) from missing
 
 
 def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
@@ -222,14 +217,16 @@ def _no_split(table: LabelTable, line: int, cell: str) -> DataError:
 
 
 def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, DataError | None]:
-    """The labels, or why there are none; a column that was named must do."""
+    """The labels, of names alone by their folders; or why there are none. A column that was named
+    must do."""
     testing = {row for row, split in enumerate(splits) if split == "test"}
     try:
         return read_labels(table, testing), None
     except DataError as problem:
         if table.config.label_column or table.config.label_separator != "auto":
             raise
-        return None, problem
+        by_folders = None if table.others() else _labels_by_folders(table)
+        return by_folders, None if by_folders else problem
 
 
 def _labels_by_folders(table: LabelTable) -> Labels | None:

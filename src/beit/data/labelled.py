@@ -17,7 +17,7 @@ from beit.config.data import Division, FolderConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
-from beit.data.groups import Groups, in_both
+from beit.data.name_patterns import Groups, in_both
 from beit.data.sources import (
     FileSource,
     ImageSource,
@@ -84,7 +84,11 @@ def divide(
     grouped = Groups.of_source(train, groups) if groups else None
     divided = "val" not in found
     if fold is not None:
-        _refuse_parts(path, found)
+        if not divided:
+            raise ConfigError(
+                f"folds were requested, and {path} has a part for validation",
+                remedy="leave --folds out, or take the folder of the images to divide",
+            )
         held = fold_numbers(train, fold.of, seed, grouped) == fold.number
         train, found["val"] = _parted(train, held)
         decided.append(f"fold {fold.number + 1} of {fold.of} is held out for validation")
@@ -221,14 +225,6 @@ def hold_out(
             remedy="add images, or provide train/ and val/",
         )
     return _parted(source, held)
-
-
-def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
-    if "val" in found:
-        raise ConfigError(
-            f"folds were requested, and {path} has a part for validation",
-            remedy="leave --folds out, or take the folder of the images to divide",
-        )
 
 
 def fold_numbers(

@@ -12,10 +12,11 @@ import numpy as np
 
 from beit.data.class_names import spelled_alike
 from beit.data.image_names import as_text, cell_lines, composed
-from beit.data.label_columns import LABEL, NO, PERHAPS_LABEL, YES, Column, LabelTable, plain
+from beit.data.label_columns import LABEL, NO, PERHAPS_LABEL, YES, Column, LabelTable
 from beit.data.label_studio import choices_in
 from beit.data.listing import natural_key
 from beit.data.sources import number_labels
+from beit.data.tables import plain
 from beit.errors import ConfigError, DataError
 from beit.terminal import quoted
 

@@ -26,6 +26,7 @@ from beit.data.folder_names import (
     split_groups,
     splits_among,
 )
+from beit.data.image_names import composed
 from beit.data.listing import natural_key
 from beit.errors import DataError
 from beit.terminal import quoted
@@ -115,6 +116,32 @@ class FolderTree:
         for _ in range(depth):
             found = [child for each in found for child in self.children(each)]
         return found
+
+    def classes_at(self, folder: str, level: int) -> list[str]:
+        """The classes that folders so many levels below a split stand for, in natural order."""
+        filled = [each for each in self.below(folder, level) if self.total(each)]
+        return sorted({composed(last_name(each)) for each in filled}, key=natural_key)
+
+    def class_levels(self, folder: str) -> dict[int, list[str]]:
+        """The levels of folders below a split that may be its classes, with their names.
+
+        Those at which there are two names or more, down to the first folder with images of its own,
+        or one deeper if others beside it have none, but several folders; and the second level,
+        where all folders of the first hold the same ones.
+        """
+        deepest, here = 0, self.filled(folder)
+        while here:
+            deepest += 1
+            if any(map(self.direct, here)):
+                divided = (not self.direct(each) and len(self.filled(each)) > 1 for each in here)
+                deepest += any(divided)
+                break
+            here = [child for each in here for child in self.filled(each)]
+        inside = [self.classes_at(top, 1) for top in self.filled(folder)]
+        if len(inside) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
+            deepest = max(deepest, 2)
+        found = {level: self.classes_at(folder, level) for level in range(1, deepest + 1)}
+        return {level: names for level, names in found.items() if len(names) > 1}
 
 
 class Layout(NamedTuple):

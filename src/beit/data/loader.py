@@ -26,12 +26,11 @@ from beit.data.order import (
     sample_generator,
     step_samples,
 )
-from beit.data.pixel_types import UnreadableError
 from beit.data.read_ahead import WholeShards, fetched_ahead, whole_shards
 from beit.data.sources import ImageSource, Target, shards_of
 from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, DataError, UnreadableError
 from beit.hardware import cores
 from beit.terminal import counted, quoted
 

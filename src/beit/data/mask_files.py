@@ -22,8 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from beit.data.bands import is_tiff, read_page
 from beit.data.colours import is_white_zero, orientation_of, stored_bits, upright
 from beit.data.decode import faults_named
-from beit.data.pixel_types import UnreadableError
 from beit.data.truncation import first_of_gif, require_all_pixels
+from beit.errors import UnreadableError
 
 LabelMap = UInt8[np.ndarray, "height width"]
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
-from beit.data.legends import Legend
 from beit.data.mask_files import LabelMap, ValueCounts, written
-from beit.data.pixel_types import UnreadableError
-from beit.errors import DataError
-from beit.terminal import counted, quoted
+from beit.errors import DataError, UnreadableError
+from beit.terminal import counted
 
+Legend = dict[int, str | None]
+"""Class names by colour, 0xRRGGBB; None is ignored."""
 BINARY_CLASSES = ("background", "object")
 WHITE = (255.0, 65535.0)
 """Of 8 and of 16 bits."""
@@ -352,43 +352,3 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
         f"have {have}: first in {values.first_in[value]}",
         remedy=advice + more,
     )
-
-
-def label_counts(masks: Sequence[Surveyed], reading: MaskReading) -> np.ndarray:
-    """How many pixels of each mask have each label, int64 [n,256]."""
-    plain = MaskReading()
-    rows = [
-        np.bincount(
-            (plain if mask.drawn else reading).labels_of(mask.counts.values),
-            weights=mask.counts.pixels,
-            minlength=IGNORE + 1,
-        )
-        for mask in masks
-    ]
-    return np.stack(rows).astype(np.int64)
-
-
-def masks_per_class(names: Sequence[str], counts: np.ndarray, *, numbers: bool
-) -> Mapping[str, int]:  # fmt: skip
-    """How many masks show each class, of counts [n,256]; of numbered classes only those shown."""
-    shown = (counts > 0).sum(axis=0).tolist()
-    return {name: shown[label] for label, name in enumerate(names) if shown[label] or not numbers}
-
-
-def unusual(split: str, counts: np.ndarray, classes: tuple[str, ...]) -> Iterator[str]:
-    """What is allowed but rarely meant, of counts [n,256].
-
-    Errors: DataError if no pixel is left that is not ignored.
-    """
-    empty = int((counts[:, :IGNORE].sum(axis=1) == 0).sum())
-    if empty == len(counts):
-        raise DataError(
-            f"every pixel of the {split} masks is ignored",
-            remedy="check the labels, and whether 255 or --reduce-zero-label hides them; where 255 "
-            "is the object, add --mask-values binary",
-        )
-    if empty:
-        yield f"{empty} {split} masks have no pixel that is not ignored"
-    never = [name for name, pixels in zip(classes, counts.sum(axis=0), strict=False) if not pixels]
-    if never:
-        yield f"classes that never occur in {split}: {quoted(never, 10)}"

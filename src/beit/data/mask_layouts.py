@@ -13,7 +13,7 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import IMAGES, ROLES, masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
-from beit.data.legends import LEGENDS
+from beit.data.mask_classes import LEGENDS
 from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
 from beit.data.nnunet import is_nnunet, read_nnunet
 from beit.data.several_masks import Layers, settle
@@ -24,7 +24,7 @@ from beit.data.shape_files import (
     read_coco,
     read_labelme,
 )
-from beit.data.split_lists import divided_by_lists, find_split_lists, name_of
+from beit.data.split_lists import divided_by_lists, find_split_lists
 from beit.errors import DataError
 from beit.terminal import quoted
 
@@ -199,9 +199,9 @@ def _folders(search: Search) -> FoundMasks:
     description, found = _paired_folders(search)
     if found:
         _count_others(search, found.values())
-        suffix = search.config.mask_suffix
+        of_images, of_masks = search.config.image_suffix, search.config.mask_suffix
         matched = {
-            split: search.match(search.side(images), search.side(masks), suffix)
+            split: search.match(search.side(images, of_images), search.side(masks, of_masks))
             for split, (images, masks) in found.items()
         }
         places = {split: f"in {masks}" for split, (_, masks) in found.items()}
@@ -218,7 +218,7 @@ def _folders(search: Search) -> FoundMasks:
                 str(PurePosixPath(base, masks[0])),
                 "masks are PNG, TIFF, BMP or GIF files, or shapes in COCO or LabelMe files",
             )
-    others = [each.relative_to(search.root).as_posix() for each in search.root.rglob("*.json")]
+    others = [search.name_of(each) for each in search.root.rglob("*.json")]
     shapes = f"; {quoted(sorted(others)[:3])} hold neither COCO nor LabelMe" if others else ""
     raise DataError(
         f"{search.path} has no images/ beside masks/, annotations/ or labels/ (nor img_dir/ and "
@@ -234,7 +234,7 @@ def _divided(
 ) -> FoundMasks:
     """What lies in folders, by split: that of the folders or, where they have none, of lists."""
     lists = find_split_lists(search)
-    names = [name_of(search, file) for file in lists.values()]
+    names = [*map(search.name_of, lists.values())]
     if lists and WHOLE in matched:
         pairs = divided_by_lists(search, matched[WHOLE], lists)
         return FoundMasks("folders", f"{description}, divided by {', '.join(names)}", pairs)
@@ -284,8 +284,8 @@ def _beside_images(search: Search) -> dict[str, Matched]:
             masks = masks | ends if ends else ends
         if masks:
             images = [name for name in files if name not in masks]
-            sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
-            found[split] = search.match(*sides, suffix)
+            masked = Side(folder, [name for name in files if name in masks], suffix)
+            found[split] = search.match(Side(folder, images, search.config.image_suffix), masked)
             search.count_skipped(folder)
     if found:
         _refuse_unmasked_splits(search, found)
@@ -303,13 +303,10 @@ def _voc(search: Search) -> FoundMasks:
             remedy="give the folder VOC2012 with all of its parts; or read all of its images, with "
             "--layout folders",
         )
-    images, masks = (
-        {stem: f"{folder}/{name}" for stem, name in search.by_stem(folder).items()}
-        for folder in ("JPEGImages", "SegmentationClass")
-    )
+    images, masks = map(search.by_stem, ("JPEGImages", "SegmentationClass"))
     matched = {image: masks.get(stem) for stem, image in images.items()}
     found = divided_by_lists(search, matched, lists)
-    words = f"Pascal VOC, with {', '.join(name_of(search, file) for file in lists.values())}"
+    words = f"Pascal VOC, with {', '.join(map(search.name_of, lists.values()))}"
     has_legend = search.config.legend or any((search.root / name).is_file() for name in LEGENDS)
     return FoundMasks("voc", words, found, () if has_legend else VOC_CLASSES)
 

@@ -86,10 +86,33 @@ class Side(NamedTuple):
 
     folder: str
     files: list[str]
+    suffix: str = ""
+    """What the names of those that count end in, before their extension."""
 
     def path(self, name: str) -> str:
         """Relative to the data's folder."""
         return f"{self.folder}/{name}" if self.folder else name
+
+    def stems(self, spelled: Callable[[str], str] = str) -> dict[str, str]:
+        """The files that have the suffix, by their stem without it.
+
+        Errors: DataError for two that differ in extension or spelling only.
+        """
+        found: dict[str, str] = {}
+        for name in self.files:
+            stem = _stem(name)
+            if not stem.endswith(self.suffix):
+                continue
+            key = spelled(stem.removesuffix(self.suffix))
+            if key in found:
+                what = "extension" if _stem(found[key]) == stem else "spelling"
+                raise DataError(
+                    f"{printable(self.path(name))} and {printable(found[key])} differ in their "
+                    f"{what} only",
+                    remedy="keep one of them",
+                )
+            found[key] = name
+        return found
 
 
 def inside_wrappers(path: str) -> str:
@@ -122,6 +145,10 @@ class Search:
         """Keep a remark for the account, once."""
         self.notes[remark] = None
 
+    def name_of(self, place: Path) -> str:
+        """A path relative to the data's folder."""
+        return place.relative_to(self.root).as_posix()
+
     def _listed(self, folder: str) -> Found:
         place = self.root / folder
         return find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
@@ -130,20 +157,21 @@ class Search:
         """The image files below a folder, relative to it."""
         return self._listing(folder).paths
 
-    def side(self, folder: str) -> Side:
+    def side(self, folder: str, suffix: str = "", *, remedy: str = "") -> Side:
         """All image files below a folder. Errors: DataError if there is none."""
         paths = self.images(folder)
         if not paths:
-            raise self.no_images(folder)
+            raise self.no_images(folder, remedy)
         self.count_skipped(folder)
-        return Side(folder, paths)
+        return Side(folder, paths, suffix)
 
     def by_stem(self, folder: str) -> dict[str, str]:
-        """The image files below a folder by their names without extension.
+        """The image files below a folder, relative to the data's, by their names without extension.
 
         Errors: DataError for two that differ in it only.
         """
-        return _stems(Side(folder, self.images(folder)), "", str)
+        side = Side(folder, self.images(folder))
+        return {stem: side.path(name) for stem, name in side.stems().items()}
 
     def no_images(self, folder: str, remedy: str = "") -> DataError:
         """The error for a folder without image files, which names those that are there."""
@@ -200,7 +228,7 @@ class Search:
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
-    def match(self, images: Side, masks: Side, mask_suffix: str) -> Matched:
+    def match(self, images: Side, masks: Side) -> Matched:
         """Every image, and its mask if it has one.
 
         Names are alike, but for the extension; or all masks carry the extension of their image
@@ -208,28 +236,27 @@ class Search:
         differ. Else an image may have several, with more in their names (`x_1.png`, `road/x.png`).
         Errors: DataError for masks without an image, and names with two readings.
         """
-        image_suffix = self.config.image_suffix
         stated = self.config.several_masks != "auto"
         for difference, spelled in () if stated else _SPELLINGS:  # noqa: B007 - read below
-            by_image = _stems(images, image_suffix, spelled)
-            by_mask = _stems(masks, mask_suffix, spelled)
+            by_image, by_mask = images.stems(spelled), masks.stems(spelled)
             if not by_mask:
                 raise DataError(
-                    f"no name of a mask in {masks.folder} ends in '{mask_suffix}'",
+                    f"no name of a mask in {masks.folder} ends in '{masks.suffix}'",
                     remedy="give another --mask-suffix, or none",
                 )
             ways = _ways(by_mask, by_image)
             if ways:
                 break
         else:
-            return self._several(images, masks, mask_suffix)
+            return self._several(images, masks)
         if len(ways) > 1 and ways[0][0]:
             raise DataError(
                 f"the names in {masks.folder} can be read in two ways: {ways[0][0]}, or "
                 f"{ways[1][0]}",
                 remedy="say which with --mask-suffix",
             )
-        self._skip_others((images, image_suffix, by_image), (masks, mask_suffix, by_mask))
+        self._skip_others(images, by_image)
+        self._skip_others(masks, by_mask)
         remark, image_of = ways[0]
         if remark:
             self.note(remark)
@@ -238,32 +265,36 @@ class Search:
         found = {image_of[stem]: masks.path(name) for stem, name in by_mask.items()}
         return {images.path(name): found.get(stem) for stem, name in by_image.items()}
 
-    def _several(self, images: Side, masks: Side, mask_suffix: str) -> Matched:
+    def _several(self, images: Side, masks: Side) -> Matched:
         """Every image, with the masks that it has: several, or as many as an option takes so.
 
         Errors: DataError if there is no such reading.
         """
-        image_suffix = self.config.image_suffix
-        by_image, by_mask = _stems(images, image_suffix, str), _stems(masks, mask_suffix, str)
+        by_image, by_mask = images.stems(), masks.stems()
         files = {stem: masks.path(name) for stem, name in by_mask.items()}
         if by_task := are_by_task(files):
             files = named_by_image(self.root, files, by_image)
         found = layers_of(files, by_image)
-        if by_task and not found:
-            error = _without_image(images, masks, image_suffix, mask_suffix)
-            raise DataError(error.problem, remedy=BY_TASK)
         stated = self.config.several_masks != "auto"
         if not found or not (stated or any(each.files[1:] for each in found.values())):
-            raise _without_image(images, masks, image_suffix, mask_suffix)
-        self._skip_others((images, image_suffix, by_image), (masks, mask_suffix, by_mask))
+            alone = [masks.path(name) for stem, name in by_mask.items() if stem not in by_image]
+            raise DataError(
+                f"{len(alone)} of {len(by_mask)} masks have no image in "
+                f"{images.folder or 'the folder'}: {quoted([*map(printable, alone)])}",
+                remedy=BY_TASK
+                if by_task and not found
+                else "give every mask the name of its image, or move it away; where all masks have "
+                "more at the end of their names, say what with --mask-suffix (and --image-suffix)",
+            )
+        self._skip_others(images, by_image)
+        self._skip_others(masks, by_mask)
         return {images.path(name): found.get(stem) for stem, name in by_image.items()}
 
-    def _skip_others(self, *sides: tuple[Side, str, dict[str, str]]) -> None:
-        for side, suffix, used in sides:
-            read = {*used.values()}
-            for name in side.files:  # in their order: the account names the first ones
-                if name not in read:
-                    self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
+    def _skip_others(self, side: Side, used: Mapping[str, str]) -> None:
+        read = {*used.values()}
+        for name in side.files:  # in their order: the account names the first ones
+            if name not in read:
+                self.skipped.add(f"its name does not end in '{side.suffix}'", side.path(name))
 
     def with_masks(self, matched: Matched, where: str) -> Pairs:
         """Every image with its mask.
@@ -277,25 +308,6 @@ class Search:
 
 def _stem(name: str) -> str:
     return name.removesuffix(PurePosixPath(name).suffix)
-
-
-def _stems(side: Side, suffix: str, spelled: Callable[[str], str]) -> dict[str, str]:
-    """The files of a side that have the suffix, by their stem without it."""
-    found: dict[str, str] = {}
-    for name in side.files:
-        stem = _stem(name)
-        if not stem.endswith(suffix):
-            continue
-        key = spelled(stem.removesuffix(suffix))
-        if key in found:
-            what = "extension" if _stem(found[key]) == stem else "spelling"
-            raise DataError(
-                f"{printable(side.path(name))} and {printable(found[key])} differ in their {what} "
-                "only",
-                remedy="keep one of them",
-            )
-        found[key] = name
-    return found
 
 
 def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -341,14 +353,3 @@ def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict
         if len(set(found.values())) == len(found) and found not in [other for _, other in ways]:
             ways.append((remark, found))
     return ways
-
-
-def _without_image(images: Side, masks: Side, image_suffix: str, mask_suffix: str) -> DataError:
-    known, stems = _stems(images, image_suffix, str), _stems(masks, mask_suffix, str)
-    alone = [printable(masks.path(name)) for stem, name in stems.items() if stem not in known]
-    return DataError(
-        f"{len(alone)} of {len(stems)} masks have no image in {images.folder or 'the folder'}: "
-        + quoted(alone),
-        remedy="give every mask the name of its image, or move it away; where all masks have more "
-        "at the end of their names, say what with --mask-suffix (and --image-suffix)",
-    )

@@ -1,15 +1,24 @@
-"""What patterns find in the names of images: their classes, or what they belong to."""
+"""What patterns find in the names of images: their classes, or the groups that belong together.
+
+Images of one group, as those of one patient or place, are held out together or not at all: where
+some of them are learned from and others measured on, scores come out too high.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from beit.config.data import check_pattern
 from beit.data.image_names import composed
 from beit.data.listing import natural_key
+from beit.data.sources import ImageSource, keys_of
 from beit.errors import DataError
-from beit.terminal import quoted
+from beit.rng import drawn_order
+from beit.terminal import counted, quoted
 
 MOST = 3
 """Patterns that are suggested."""
@@ -93,3 +102,123 @@ def _possible() -> Iterator[str]:
     for at in range(MOST_WORDS):
         for char, sign in _SIGNS.items():
             yield f"[^/{char}]+{sign}" * at + f"([^/{char}]+){sign}"
+
+
+class Groups(NamedTuple):
+    """The group of each image."""
+
+    names: tuple[str, ...]
+    of: np.ndarray
+    """Of each image the place of its group among the names, int64 [n]."""
+    images: np.ndarray
+    """How many images of each class each group has, int64 [G, C]; those without a label are a class
+    of their own."""
+
+    @classmethod
+    def of_source(cls, source: ImageSource, pattern: str) -> Groups:
+        """Those of the images of a source. Errors: as `found_in`."""
+        return cls.of_names(keys_of(source), pattern, source.targets, len(source.classes))
+
+    @classmethod
+    def of_names(
+        cls, keys: Sequence[str], pattern: str, targets: np.ndarray | None = None, classes: int = 0
+    ) -> Groups:
+        """Those of images of these names; targets as `ImageSource.targets`."""
+        each = found_in(keys, pattern, "groups")
+        names = tuple(sorted(set(each), key=natural_key))
+        number = {name: at for at, name in enumerate(names)}
+        of = np.array([number[name] for name in each], np.int64)
+        images = np.zeros((len(names), classes + 1), np.int64)
+        if targets is None or targets.ndim == 1:
+            labels = np.full(len(of), classes) if targets is None else targets
+            cells = np.bincount(of * (classes + 1) + labels, minlength=images.size)
+            images += cells.reshape(images.shape)
+        else:
+            np.add.at(images[:, :classes], of, targets.astype(np.int64))
+            np.add.at(images[:, classes], of, ~targets.any(axis=1))
+        return cls(names, of, images)
+
+    def hold_out(self, split: float, seed: int) -> np.ndarray:
+        """Which images are held out, bool [n]: whole groups, of every class as near to the fraction
+        as they come, and never all that have a class.
+
+        Errors: DataError if there is nothing to divide.
+        """
+        held = np.zeros(len(self.names), np.bool_)
+        left = self.images.sum(axis=0)
+
+        def hold(at: int) -> bool:
+            """Unless a class would have no image to learn from."""
+            rest = left - self.images[at]
+            held[at] = bool(rest[self.images[at] > 0].all())
+            left[:] = rest if held[at] else left
+            return bool(held[at])
+
+        for label, members in self._by_class("split", seed):
+            sizes = self.images[:, label]
+            wanted = max(round(int(sizes.sum()) * split), 1)
+            for at in members[~held[members]].tolist():
+                if sizes[at] < 2 * (wanted - sizes[held].sum()):  # nearer with it than without
+                    hold(at)
+            if not sizes[held].any():  # all groups are large, and the smallest one has to do
+                any(map(hold, members[np.argsort(sizes[members], kind="stable")].tolist()))
+        if not held.any():
+            raise DataError(
+                f"none of {counted(len(self.names), 'group')} of images can be held out, as each "
+                "has all images of a class",
+                remedy="provide train/ and val/, or another --groups",
+            )
+        images: np.ndarray = held[self.of]
+        return images
+
+    def folds(self, count: int, seed: int) -> np.ndarray:
+        """The fold that holds each image out, int64 [n]: of every class about as many images in
+        each, and never those of one group in two.
+
+        Errors: DataError for a class in a single group, of which one fold would learn nothing.
+        """
+        fewest = (self.images > 0).sum(axis=0)[:-1]  # of the classes
+        if len(self.names) < count or (fewest == 1).any():
+            raise DataError(
+                f"{counted(len(self.names), 'group')} of images cannot be divided into {count} "
+                f"folds; {counted(int((fewest == 1).sum()), 'class')} in a single group",
+                remedy="use fewer folds, or another --groups",
+            )
+        fold = np.full(len(self.names), -1, np.int64)
+        sizes = np.zeros(count, np.int64)
+        for label, members in self._by_class("fold", seed):
+            images = self.images[:, label]
+            have = np.bincount(fold[fold >= 0], images[fold >= 0], minlength=count)
+            # Large groups first, or the last one decides.
+            for at in members[np.argsort(-images[members], kind="stable")]:
+                if fold[at] < 0:
+                    fold[at] = np.lexsort((sizes, have))[0]
+                    have[fold[at]] += images[at]
+                    sizes[fold[at]] += self.images[at].sum()
+        numbers: np.ndarray = fold[self.of]
+        return numbers
+
+    def _by_class(self, purpose: str, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Each class with its groups, the rarest first; groups in the order of a hash of names."""
+        order = drawn_order(self.names, purpose, seed)
+        has = self.images > 0
+        for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
+            if has[:, label].any():
+                yield label, order[has[order, label]]
+
+    def words(self, held: Sequence[str], pattern: str) -> str:
+        """How many were held out, with images of these names, for an account."""
+        number = len({*found_in(held, pattern, "groups")})
+        return f"in {number} of {counted(len(self.names), 'group')} (--groups {pattern})"
+
+
+def in_both(train: Sequence[str], held_out: Sequence[str], pattern: str) -> str:
+    """What to say of groups in both of two parts that the data have, of images of these names."""
+    learned, held = ({*found_in(keys, pattern, "groups")} for keys in (train, held_out))
+    shared = sorted(learned & held, key=natural_key)
+    if not shared:
+        return f"no group has images in both training and validation (--groups {pattern})"
+    return (
+        f"{counted(len(shared), 'group')} (--groups {pattern}) in both training and validation: "
+        f"scores come out too high ({quoted(shared)})"
+    )

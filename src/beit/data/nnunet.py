@@ -57,12 +57,9 @@ def read_nnunet(search: Search) -> FoundMasks:
 
 def _matched(search: Search, images: str, masks: str) -> Matched:
     """Every image, and the labels of its case if it has any."""
-    for folder in (images, masks):
-        if not search.images(folder):
-            raise search.no_images(folder, _VOLUMES)
-        search.count_skipped(folder)
+    of_images, of_masks = (search.side(folder, remedy=_VOLUMES) for folder in (images, masks))
     files: dict[str, str] = {}
-    for stem, name in search.by_stem(images).items():
+    for stem, name in of_images.stems().items():
         channel = _CHANNEL.search(stem)
         if channel is None or channel[1] != "0000":
             problem = "is a channel in a file of its own" if channel else "ends in no _0000"
@@ -71,8 +68,8 @@ def _matched(search: Search, images: str, masks: str) -> Matched:
                 remedy="write all channels of a case into one image, CASE_0000.png or .tif, and "
                 "give their number with --channels",
             )
-        files[stem[: channel.start()]] = f"{images}/{name}"
-    labels = {stem: f"{masks}/{name}" for stem, name in search.by_stem(masks).items()}
+        files[stem[: channel.start()]] = of_images.path(name)
+    labels = {stem: of_masks.path(name) for stem, name in of_masks.stems().items()}
     alone = sorted(labels.keys() - files.keys(), key=natural_key)
     if alone:
         raise DataError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -69,24 +69,15 @@ def _hashed(values: np.ndarray) -> np.ndarray:
     return hashed
 
 
-class Order(Protocol):
-    """The samples of every epoch, each once, in some order."""
-
-    length: int
-    """Samples in an epoch."""
-
-    def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """The samples at some positions of an epoch, both int64 [n]."""
-
-
 class FullOrder:
-    """Every sample may come at any position."""
+    """The samples of every epoch, each once; any may come at any position."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
         self._permutation = lru_cache(4)(lambda epoch: Permutation(length, "order", seed, epoch))
 
     def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """The samples at some positions of an epoch, both int64 [n]."""
         return self._permutation(epoch)(positions)
 
 
@@ -199,6 +190,9 @@ class ShardOrder:
         piece = np.searchsorted(shuffled.starts, places, "right") - 1
         found: np.ndarray = shuffled.firsts[piece] + places - shuffled.starts[piece]
         return found
+
+
+Order = FullOrder | SortedOrder | ShardOrder
 
 
 def _divisors(number: int) -> str:

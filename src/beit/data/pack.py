@@ -22,10 +22,8 @@ from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
-from beit.data.shard_manifest import FORMAT, MANIFEST, UNFINISHED, Listed, describe
-from beit.data.shards import open_shards
+from beit.data.shards import FORMAT, MANIFEST, UNFINISHED, open_shards
 from beit.data.sources import ImageSource, Record, account_of
 from beit.data.storage import Stamp
 from beit.errors import (
@@ -33,6 +31,7 @@ from beit.errors import (
     DataError,
     ResourceError,
     RunFolderError,
+    UnreadableError,
     of_another_format,
 )
 from beit.json_object import read_object
@@ -204,8 +203,7 @@ def _write(out: Path, parts: Mapping[str, ImageSource], shard_size: int) -> None
         names[part] = [f"{part}/{name}" if part else name for name in written]
     about = {}
     for part, shards in names.items():
-        source = open_shards(Listed([str(out / name) for name in shards]), part)
-        about[part] = describe(source.packed())
+        about[part] = open_shards([str(out / name) for name in shards], part).described()
     manifest = plan | {"beit": beit.__version__, "parts": names, "about": about}
     replace_file(out / MANIFEST, [json.dumps(manifest, indent=1).encode()])
     (out / UNFINISHED).unlink()

@@ -14,37 +14,29 @@ from beit.config.data import Division
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
 from beit.data.folder_names import split_called
-from beit.data.groups import Groups, in_both
 from beit.data.labelled import few
 from beit.data.layout import WHOLE
-from beit.data.legends import (
+from beit.data.mask_classes import (
     CLASS_LISTS,
     LEGENDS,
-    Legend,
-    find_beside,
-    read_classes,
-    read_legend,
-    without_unlabelled,
-)
-from beit.data.mask_classes import (
     are_numbers,
     check_labels,
     check_same,
     check_two_classes,
-    numbered,
-)
-from beit.data.mask_files import written
-from beit.data.mask_labels import (
-    BINARY_CLASSES,
-    MaskReading,
-    Values,
-    decide,
+    find_beside,
     label_counts,
     masks_per_class,
+    numbered,
+    read_classes,
+    read_legend,
     unusual,
+    without_unlabelled,
 )
+from beit.data.mask_files import written
+from beit.data.mask_labels import BINARY_CLASSES, Legend, MaskReading, Values, decide
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
+from beit.data.name_patterns import Groups, in_both
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, select
 from beit.errors import ConfigError, DataError, no_images_at
@@ -130,11 +122,11 @@ class SegmentationData:
         train, pixels = self._few(train, counts["train"], per_class, seed)
         if per_class is not None:
             whole, classes = train.account, train.classes
-            shown = masks_per_class(classes, pixels, numbers=are_numbers(classes))
+            shown = masks_per_class(classes, pixels)
             train.account = validation.account = replace(
                 whole,
                 images={**whole.images, "train": len(train)},
-                classes={**whole.classes, "train": dict(shown)},
+                classes={**whole.classes, "train": shown},
             )
         colours = reading.legend or self._found.drawn
         resolved = replace(
@@ -346,15 +338,11 @@ class SegmentationData:
         notes += remarks
         for split, each in counts.items():
             notes += unusual(words.get(split, split), each, classes)
-        numbers = are_numbers(classes)
         account = Account(
             data=self.path,
             layout=self._found.description,
             images={split: len(part) for split, part in parts.items()} | unused,
-            classes={
-                split: dict(masks_per_class(classes, each, numbers=numbers))
-                for split, each in counts.items()
-            },
+            classes={split: masks_per_class(classes, each) for split, each in counts.items()},
             skipped=self._search.skipped.found(),
             notes=tuple(notes),
         )

@@ -24,11 +24,10 @@ from beit.data.file_types import FORMATS
 from beit.data.mask_files import LabelMap, MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs, Shape, Shapes
-from beit.data.pixel_types import UnreadableError
 from beit.data.several_masks import Layers
 from beit.data.shape_files import IGNORED
 from beit.data.sources import FileSource, Record, read_file
-from beit.errors import DataError, ResourceError, optional_library
+from beit.errors import DataError, ResourceError, UnreadableError, optional_library
 from beit.hardware import cores
 from beit.terminal import printable
 

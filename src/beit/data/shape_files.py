@@ -10,8 +10,8 @@ from typing import Any
 
 from beit.data.folder_names import split_above, split_named_by
 from beit.data.layout import WHOLE
-from beit.data.legends import CLASS_LISTS, find_beside, read_classes
 from beit.data.listing import natural_key
+from beit.data.mask_classes import CLASS_LISTS, find_beside, read_classes
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json
@@ -60,8 +60,7 @@ def coco_files(search: Search) -> list[str]:
         if not place.name.startswith(".") and _holds(place, *_COCO_LISTS)
     }
     instances = {place for place in places if place.name.startswith("instances")}
-    names = [place.relative_to(search.root).as_posix() for place in instances or places]
-    return sorted(names, key=natural_key)
+    return sorted(map(search.name_of, instances or places), key=natural_key)
 
 
 def read_coco(search: Search) -> FoundMasks:
@@ -264,10 +263,7 @@ def _add_unlisted(search: Search, folder: str, listed: set[str], splits: dict[st
 def example_of_labelme(search: Search) -> str:
     """The name of a LabelMe file in a folder, empty if there is none."""
     first = sorted(search.root.rglob("*.json"))[:20]
-    found = (
-        place.relative_to(search.root).as_posix() for place in first if _holds(place, "shapes")
-    )
-    return next(found, "")
+    return next((search.name_of(place) for place in first if _holds(place, "shapes")), "")
 
 
 def read_labelme(search: Search) -> FoundMasks:
@@ -288,7 +284,7 @@ def read_labelme(search: Search) -> FoundMasks:
         content = _json(place)
         if not isinstance(content, dict) or "shapes" not in content:
             continue
-        name = place.relative_to(search.root).as_posix()
+        name = search.name_of(place)
         stem = name.removesuffix(".json")
         others = [stem] if stem in images else by_name.get(PurePosixPath(stem).name, [])
         if len(others) != 1:

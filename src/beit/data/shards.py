@@ -1,35 +1,56 @@
-"""Images in tar shards, as WebDataset lays them out, read at any place without unpacking."""
+"""Images in tar shards, as WebDataset lays them out: which shards there are, and what they hold."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from beit.data.account import Account, SkippedFiles
+from beit.data.folder_names import ROLES, split_name, split_named_by
 from beit.data.layout import WHOLE
-from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError
+from beit.data.listing import find_images, natural_key, short_hash
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.shard_index import ShardIndex, find_index, index_of
-from beit.data.shard_manifest import Listed, PackedPart
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
-from beit.data.storage import is_remote, read_range
-from beit.errors import EXHAUSTED, DataError
+from beit.data.storage import expand, is_remote, read_all, read_range
+from beit.errors import EXHAUSTED, BeitError, DataError, UnreadableError, of_another_format
+from beit.json_object import parse_json
 from beit.terminal import counted, quoted
 
+MANIFEST = "shards.json"
+UNFINISHED = "packing.json"
+FORMAT = 1
 BLOCK = tarfile.BLOCKSIZE
 OPENED_AT_A_TIME = 8
 INDEXES = 32
 """Of packed shards, how many indexes a process holds at a time."""
+
+
+class PackedPart(NamedTuple):
+    """What a manifest says of one part, so that no shard is opened before its images are read."""
+
+    shards: tuple[Shard, ...]
+    images: tuple[int, ...]
+    """Of each shard."""
+    fingerprint: str
+    """As `ImageSource.fingerprint`."""
+    classes: tuple[str, ...]
+    """Empty without labels."""
+
+
+Listed = Sequence[str] | PackedPart
+"""The shards of one part: where they lie, or all that a manifest says."""
 
 
 class ShardSource:
@@ -41,28 +62,29 @@ class ShardSource:
     the first image of its shard, and memory does not grow with the images.
     """
 
-    def __init__(self, places: Sequence[str], part: str, packed: PackedPart | None) -> None:
-        self.part, self._packed = part, packed
+    def __init__(self, listed: Listed, part: str) -> None:
+        self.part = part
         self._prefix = os.fsencode(f"{part}/") if part else b""
         self._cache: ShardCache | None = None
-        self._named_by_shard = False
-        if packed is None:
-            with ThreadPoolExecutor(OPENED_AT_A_TIME) as threads:
-                self._opened = tuple(threads.map(find_index, places))
-            sizes = [(index.shard_bytes, index.sha256) for index in self._opened]
-            self._shards = tuple(
-                Shard(place, *known) for place, known in zip(places, sizes, strict=True)
-            )
-            counts = [len(index.names) for index in self._opened]
+        self._packed = listed if isinstance(listed, PackedPart) else None
+        self._opened: tuple[ShardIndex, ...] = ()
+        """Of shards that were not packed."""
+        if isinstance(listed, PackedPart):
+            self._shards, counts = listed.shards, listed.images
         else:
-            self._shards, counts = packed.shards, list(packed.images)
+            with ThreadPoolExecutor(OPENED_AT_A_TIME) as threads:
+                self._opened = tuple(threads.map(find_index, listed))
+            self._shards = tuple(
+                Shard(place, index.shard_bytes, index.sha256)
+                for place, index in zip(listed, self._opened, strict=True)
+            )
+            counts = tuple(len(index.names) for index in self._opened)
         self._ends = np.cumsum(np.array(counts, np.int64))
-        if packed is None:
-            self._name_apart(places)
+        self._name_apart()
         self._held: dict[int, ShardIndex] = {}
         self.account = self._account()
 
-    def _name_apart(self, places: Sequence[str]) -> None:
+    def _name_apart(self) -> None:
         """Decide whether names need the shard's before them."""
 
         def differ() -> bool:
@@ -74,12 +96,18 @@ class ShardSource:
             hashes = np.fromiter(named, np.uint64)
             return len(np.unique(hashes)) == len(hashes)
 
+        self._named_by_shard = False
         self._named_by_shard = not differ()
         if self._named_by_shard and not differ():
             raise DataError(
-                f"{quoted(list(places))}: two images have the same name",
+                f"{quoted(self.places)}: two images have the same name",
                 remedy="name each shard once, and each image of a shard differently",
             )
+
+    @property
+    def places(self) -> list[str]:
+        """Where the shards lie."""
+        return [shard.place for shard in self._shards]
 
     def _read_index(self, number: int) -> ShardIndex:
         if self._packed is None:
@@ -200,17 +228,21 @@ class ShardSource:
             digest.update(self.targets.tobytes())
         return digest.hexdigest()
 
-    def packed(self) -> PackedPart:
-        """What a manifest says of these shards."""
-        counts = tuple(len(index.names) for index in self._opened)
-        return PackedPart(self._shards, counts, self.fingerprint(), self.classes)
+    def described(self) -> dict[str, Any]:
+        """These shards as they stand in a manifest, beside their names."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "classes": self.classes,
+            "images": [len(index.names) for index in self._opened],
+            "bytes": [shard.size for shard in self._shards],
+            "sha256": [shard.sha256 for shard in self._shards],
+        }
 
     def _account(self) -> Account:
-        places = [shard.place for shard in self._shards]
-        opened = () if self._packed is not None else self._opened
-        skipped = SkippedFiles(one for index in opened for one in index.skipped)
-        labelled = any(index.label_names for index in opened)
-        unlabelled = sum(int((index.labels < 0).sum()) for index in opened)
+        places = self.places
+        skipped = SkippedFiles(one for index in self._opened for one in index.skipped)
+        labelled = any(index.label_names for index in self._opened)
+        unlabelled = sum(int((index.labels < 0).sum()) for index in self._opened)
         note = f"{counted(unlabelled, 'image')} without a label, so that none is used"
         return account_for(
             self,
@@ -237,13 +269,115 @@ def open_shards(listed: Listed, part: str = WHOLE) -> ShardSource:
     Those without an index are walked through, eight at a time, and their index is kept.
     Errors: DataError if one cannot be read or none has an image.
     """
-    source = ShardSource(listed.places, part, listed.packed)
+    source = ShardSource(listed, part)
     if len(source) == 0:
         met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no images in {len(listed.places)} shards: {quoted(list(listed.places))}"
+            f"no images in {len(source.places)} shards: {quoted(source.places)}"
             + (f"; they hold {met}" if met else ""),
             remedy="an image is recognised by what follows the first dot of its name, such as "
             ".jpg; `beit data pack` names the images of a folder so",
         )
     return source
+
+
+def _as_described(places: Sequence[str], about: Mapping[str, Any] | None) -> Listed:
+    """Where they lie only, of a manifest that was written before it said more."""
+    if about is None:
+        return places
+    shards = map(Shard, places, map(int, about["bytes"]), map(str, about["sha256"]))
+    packed = PackedPart(
+        tuple(shards), tuple(map(int, about["images"])), about["fingerprint"],
+        tuple(about["classes"]),
+    )  # fmt: skip
+    if not len(places) == len(packed.shards) == len(packed.images):
+        raise ValueError("it says different numbers of shards")
+    return packed
+
+
+def shard_parts(path: str) -> dict[str, Listed] | None:
+    """The shards that a path, an address or a pattern stands for, by part; None if it is none.
+
+    A folder that was packed lists itself what it has, also behind an address. Any other folder
+    counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
+    Errors: DataError for shards that are not there.
+    """
+    if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
+        return _by_split(path, expand(path))
+    if is_remote(path) or Path(path, MANIFEST).is_file():
+        return _packed_parts(path.rstrip("/"))
+    if Path(path, UNFINISHED).is_file():
+        raise DataError(
+            f"the packing of {path} was stopped before its end",
+            remedy="give the same `beit data pack` again to continue",
+        )
+    if not Path(path).is_dir():
+        return None
+    found = {part: _tars(Path(path, part)) for part in (WHOLE, *_split_folders(path))}
+    found = {part: places for part, places in found.items() if places}
+    if not found or find_images(path).paths:
+        return None
+    if [*found] == [WHOLE]:
+        return _by_split(path, found[WHOLE])
+    return {**found}
+
+
+def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
+    """Shards in one place, divided by the splits in their names: train-0001.tar, val-0001.tar.
+
+    Errors: DataError if only some of them name one.
+    """
+    parts: dict[str, list[str]] = {}
+    for place in places:
+        words = re.split(r"[^A-Za-z]+", PurePosixPath(place).name.removesuffix(".tar"))
+        parts.setdefault(split_named_by(words) or WHOLE, []).append(place)
+    if len(parts.keys() - {WHOLE}) < 2:
+        return {WHOLE: places}
+    if WHOLE in parts:
+        raise DataError(
+            f"some shards of {path} say in their names that they are "
+            f"{' or '.join(filter(None, parts))}, others, such as {quoted(parts[WHOLE], 1)}, do "
+            "not",
+            remedy="name those to read by a pattern, or put them into folders train/, val/, test/",
+        )
+    return {**parts}
+
+
+def _split_folders(path: str) -> list[str]:
+    """The folders directly below that are called as splits are."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(one.name for one in entries if split_name(one.name) in ROLES
+                          and one.is_dir())  # fmt: skip
+    except OSError:
+        return []  # reported when the folder itself is listed
+
+
+def _tars(folder: Path) -> list[str]:
+    return sorted((str(place) for place in folder.glob("*.tar")), key=natural_key)
+
+
+def _packed_parts(folder: str) -> dict[str, Listed]:
+    try:
+        manifest = parse_json(read_all(f"{folder}/{MANIFEST}"))
+        if manifest["format"] != FORMAT:
+            raise of_another_format(
+                DataError,
+                f"the folder of shards {folder}",
+                found=manifest["format"],
+                reads=FORMAT,
+                made_by=manifest.get("beit"),
+            )
+        about, found = manifest.get("about", {}), {}
+        for part, names in manifest["parts"].items():
+            places = [f"{folder}/{name}" for name in names]
+            found[part] = _as_described(places, about.get(part))
+        return found
+    except BeitError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder} is not a folder of shards: its {MANIFEST} cannot be read: {error}",
+            remedy="name the shards themselves, as in shards/{000..127}.tar, or pack the folder "
+            "with `beit data pack`",
+        ) from error

@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,9 +15,8 @@ import numpy as np
 from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.layout import WHOLE
 from beit.data.listing import Names, natural_key
-from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import EXHAUSTED
+from beit.errors import EXHAUSTED, UnreadableError
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -248,12 +246,7 @@ class FileSource:
         paths = [os.fsdecode(self._names[index]) for index in indices]
         source = FileSource(self._root, paths, targets=targets, classes=self.classes)
         split = next(iter(self.account.images))
-        source.account = replace(
-            self.account,
-            images={split: len(source)},
-            classes={split: images_per_class(source)},
-            notes=(*self.account.notes, note),
-        )
+        source.account = account_of(self.account.data, {split: source}, [self.account], [note])
         return source
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, cell_lines, find_named_images
 from beit.data.layout import WHOLE
-from beit.data.legends import read_lines
+from beit.data.mask_classes import read_lines
 from beit.data.mask_pairs import Matched, Pairs, Search
 from beit.data.several_masks import Layers
 from beit.errors import DataError
@@ -32,17 +32,12 @@ def find_split_lists(search: Search) -> dict[str, Path]:
     places = {folder: _lists_in(search, folder) for folder in _places(search)}
     found = {folder: lists for folder, lists in places.items() if lists}
     if len(found) > 1:
-        named = [name_of(search, file) for lists in found.values() for file in lists.values()]
+        named = [search.name_of(file) for lists in found.values() for file in lists.values()]
         raise DataError(
             f"{search.path} has lists of its splits in two places: {quoted(named, 8)}",
             remedy="keep those that count there, and move the others away",
         )
     return next(iter(found.values()), {})
-
-
-def name_of(search: Search, file: Path) -> str:
-    """A list, relative to the data's folder."""
-    return file.relative_to(search.root).as_posix()
 
 
 def _places(search: Search) -> Iterator[str]:
@@ -67,13 +62,13 @@ def _lists_in(search: Search, folder: str) -> dict[str, Path]:
         if len(several) > 1 and len(exact) != 1:
             raise DataError(
                 f"{search.path} has several lists for {split}: "
-                + quoted([name_of(search, file) for file in several]),
+                + quoted([search.name_of(file) for file in several]),
                 remedy=f"call the one that counts {split}.txt",
             )
         found[split] = (exact or several)[0]
         for other in several:
             if other != found[split]:
-                search.note(f"{name_of(search, other)} is not read: {split}.txt is there, too")
+                search.note(f"{search.name_of(other)} is not read: {split}.txt is there, too")
     return found
 
 
@@ -88,7 +83,7 @@ def divided_by_lists(
     found: dict[str, Pairs] = {}
     split_of: dict[str, str] = {}
     for split, file in lists.items():
-        name = name_of(search, file)
+        name = search.name_of(file)
         images = _images(search, file, matched)
         search.read.add(file)
         shared = [image for image in images if image in split_of]
@@ -102,9 +97,8 @@ def divided_by_lists(
         if split == "test" and len(bare) == len(images):  # often published without masks
             search.note(f"the images of {name} have no masks, and are not used")
             continue
-        background = search.unmasked_are_background(bare, len(images), f"of those in {name}")
-        found[split] = [(image, matched[image]) for image in images
-                        if background or matched[image] is not None]  # fmt: skip
+        listed = {image: matched[image] for image in images}
+        found[split] = search.with_masks(listed, f"of those in {name}")
     for image in matched:
         if image not in split_of:
             search.skipped.add("in no list of a split", image)
@@ -125,7 +119,7 @@ def _images(search: Search, file: Path, matched: Matched) -> list[str]:
     rows = _rows(search, file, names)
     images, notes = find_named_images(str(file), rows.lines, rows.images, names, option="")
     for note in notes:
-        search.note(f"{name_of(search, file)}: {note}")
+        search.note(f"{search.name_of(file)}: {note}")
     strange = [(line, image) for line, image in zip(rows.lines, images, strict=True)
                if image not in matched]  # fmt: skip
     if strange:
@@ -152,7 +146,7 @@ def _rows(search: Search, file: Path, names: ImageNames) -> _Rows:
     masks = [each[1] for each in cells]
     if not all(re.search(r"\.[A-Za-z]{3,4}$", mask) for mask in masks):
         masks = []
-        search.note(f"of the lines of {name_of(search, file)} only the first word is read")
+        search.note(f"of the lines of {search.name_of(file)} only the first word is read")
     return _Rows(lines, [each[0] for each in cells], masks)
 
 

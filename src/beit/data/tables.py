@@ -10,13 +10,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from beit.data.label_studio import are_tasks, rows_of_tasks
 from beit.data.listing import JSON_LINES, JSON_LIST
 from beit.errors import DataError
 from beit.json_object import parse_json, parse_list
 
+IMAGE = (
+    "image", "images", "imagename", "imagefile", "imagefilename", "imagepath", "imagefilepath",
+    "imageindex", "img", "imgs", "imgname", "imgfile", "imgfilename", "imgpath", "file", "files",
+    "filename", "filenames", "filepath", "filepaths", "path", "paths", "relativepath",
+    "filelocation", "picture", "pictures", "picturename", "picturefile", "picturepath", "photo",
+    "photoname",
+)  # fmt: skip
+IDENTITY = (
+    "id", "imageid", "imgid", "idcode", "imageidentifier", "photoid", "pictureid", "uid", "uuid",
+    "name", "key", "url", "uri", "link", "imageurl", "imageuri", "imagelink", "photourl",
+)  # fmt: skip
+"""Headings of names that may be those of images, where no column is called as one."""
 SEPARATORS = "\t;|,"
 """In the order in which they are tried: a comma also stands in numbers and in names."""
 SPACE = " "
@@ -35,24 +47,14 @@ _MARKS = {  # those of UTF-32 first: they begin like those of UTF-16
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+_SIGNS = re.compile(r"[\s_\-./#:]+")
 _EXAMPLE = (
     'write objects such as {"file_name": "1.png", "label": "cat"}: one per line into a .jsonl '
     "file, or a list of them into a .json file"
 )
 
 NamesImage = Callable[[str], object]
-"""Something true of a cell that names an image."""
-IsHeading = Callable[[Sequence[str]], bool]
-
-
-class FindsNames(Protocol):
-    """Finds out whether cells are names: of images, or of what a list is about."""
-
-    def as_written(self, name: str) -> object:
-        """Something true of one that is found without a search."""
-
-    def find(self, name: str) -> object:
-        """The same of any."""
+"""Something true of a cell that is a name: of an image, or of what a list is about."""
 
 
 class Row(NamedTuple):
@@ -74,15 +76,26 @@ class Table(NamedTuple):
     """What was skipped."""
 
 
-def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
+def plain(heading: str) -> str:
+    """A heading without what is written in many ways: "File Name", "file_name", "FILENAME"."""
+    return _SIGNS.sub("", heading).lower()
+
+
+def is_heading(cells: Sequence[str]) -> bool:
+    """Whether one of the cells is a heading that images are known by."""
+    return any(plain(cell) in (*IMAGE, *IDENTITY) for cell in cells)
+
+
+def read_table(path: str, find: NamesImage, as_written: NamesImage | None = None) -> Table:
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
         path: A file with cells between tabs, semicolons, pipes, commas or spaces, or with one JSON
             object per line (.jsonl), or a list of them (.json), such as the tasks of Label Studio.
             `sep=;` in the first line is obeyed, as Excel writes it.
-        names: Of separators that would all do, the one whose cells name images is taken.
-        is_heading: Likewise, the one whose first cells are known headings.
+        find: Of separators that would all do, the one is taken whose first cells are known
+            headings, or whose cells are names.
+        as_written: The same for names that are found without a search, which are tried first.
 
     Returns:
         The rows. Bytes that are not UTF-8 are surrogates, as in the names of files: see `as_text`.
@@ -99,14 +112,14 @@ def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
     if stated.lower().startswith("sep=") and len(stated) == 5:
         rows = _parse(path, rest, stated[-1], start=2)
     else:
-        separator, found = _separator(path, text, names.as_written, is_heading)
+        separator, found = _separator(path, text, as_written or find)
         if not found:  # only now, as it may search the whole folder
-            separator, _ = _separator(path, text, names.find, is_heading)
-        rows = _parse(path, text, separator) if separator else _whole_lines(text, names)
-    kept = _without_comments(rows, names, is_heading)
+            separator, _ = _separator(path, text, find)
+        rows = _parse(path, text, separator) if separator else _whole_lines(text, find)
+    kept = _without_comments(rows, find)
     if not kept:
         raise DataError(f"the list {path} names no images", remedy="write one path per line")
-    completed = _completed(kept, names.find, is_heading)
+    completed = _completed(kept, find)
     comments = f"comment lines (#) skipped: {len(rows) - len(kept)}"
     counted = "the first line, which counts the others, is skipped"
     notes = (comments,) * (len(kept) < len(rows)) + (counted,) * (text is not whole)
@@ -124,7 +137,7 @@ def _without_count(text: str) -> str:
     return f"\n{rest}" if counts and re.search(r"\S[\t;|, ]+\S", lines[-1]) else text
 
 
-def _completed(rows: list[Row], names_image: NamesImage, is_heading: IsHeading) -> list[Row]:
+def _completed(rows: list[Row], names_image: NamesImage) -> list[Row]:
     """With an empty heading for the images, where headings have one cell less than all rows, which
     begin with images: as those of CelebA, and as R writes them."""
     first, *others = rows
@@ -204,9 +217,7 @@ def _parse(path: str, text: str, separator: str, start: int = 1) -> list[Row]:
     return rows
 
 
-def _separator(
-    path: str, text: str, names_image: NamesImage, is_heading: IsHeading
-) -> tuple[str, bool]:
+def _separator(path: str, text: str, names_image: NamesImage) -> tuple[str, bool]:
     """The separator that makes the best table of the beginning of a file, empty where whole lines
     are names; and whether a cell then names an image."""
     sample = text if len(text) <= SAMPLE else text[: text.rfind("\n", 0, SAMPLE) + 1] or text
@@ -222,7 +233,7 @@ def _separator(
         except DataError:
             continue
         rows = [row for row in rows if not row.cells[0].startswith("#")] or rows
-        rows = _completed(rows, names_image, is_heading) if rows else rows
+        rows = _completed(rows, names_image) if rows else rows
         width = len(rows[0].cells) if rows else 0
         if width < 2:
             continue
@@ -243,25 +254,25 @@ def _fraction(rows: list[Row], names_image: NamesImage) -> float:
     return sum(any(map(names_image, row.cells)) for row in probed) / max(len(probed), 1)
 
 
-def _whole_lines(text: str, names: FindsNames) -> list[Row]:
+def _whole_lines(text: str, names_image: NamesImage) -> list[Row]:
     """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
     for halve in (str.rsplit, str.split):
         pairs = [row._replace(cells=halve(row.cells[0], None, 1)) for row in lines]
         probed = (row.cells for row in pairs[:PROBED] if len(row.cells) == 2)
-        found = sum(bool(names.find(name)) for name, _ in probed)
+        found = sum(bool(names_image(name)) for name, _ in probed)
         if found > most:
             best, most = pairs, found
     return best
 
 
-def _without_comments(rows: list[Row], names: FindsNames, is_heading: IsHeading) -> list[Row]:
+def _without_comments(rows: list[Row], names_image: NamesImage) -> list[Row]:
     """Without lines that begin with # and name no image; headings may follow a #."""
     kept: list[Row] = []
     for row in rows:
         first, *others = row.cells
-        if not first.startswith("#") or any(map(names.find, row.cells)):
+        if not first.startswith("#") or any(map(names_image, row.cells)):
             kept.append(row)
             continue
         heading = [*filter(None, [first.lstrip("# ")]), *others]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from beit.data.pixel_types import UnreadableError
+from beit.errors import UnreadableError
 
 PIECE = 1 << 20
 """Bytes that are unpacked at a time: they are counted, not kept."""

@@ -26,9 +26,9 @@ from PIL import Image
 
 from beit.data.decode import decode
 from beit.data.file_types import FORMATS
-from beit.data.pixel_types import UnreadableError
 from beit.doctor import Finding, Level, judge
 from beit.doctor.agreement import check_agreement
+from beit.errors import UnreadableError
 from beit.hardware import best_device, cores, free_memory, multiplies_bfloat16
 from beit.training.device import compiler_problem
 

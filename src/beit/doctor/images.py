@@ -11,13 +11,12 @@ import numpy as np
 
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
-from beit.data.check import KINDS, UNREADABLE, Checked, check
 from beit.data.dataset import Dataset
 from beit.data.decode import read_header
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.doctor import Finding, Level, judge
-from beit.errors import BeitError
+from beit.doctor.check import KINDS, UNREADABLE, Checked, check
+from beit.errors import BeitError, UnreadableError
 from beit.terminal import counted
 
 MOST_HEADERS = 400

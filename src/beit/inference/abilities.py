@@ -15,7 +15,15 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
-from beit.data.visualize import (
+from beit.inference.outputs import regions
+from beit.inference.predictor import Predictor, as_rgb
+from beit.masking import build_sampler
+from beit.models.features import attention_maps
+from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.models.vit import VisionTransformer
+from beit.objectives.reconstruction import decode_tokens, reconstruct
+from beit.tokenizers.base import VisualTokenizer
+from beit.visualize import (
     PALETTE,
     data_uri,
     hide,
@@ -25,14 +33,6 @@ from beit.data.visualize import (
     to_rgb,
     token_map,
 )
-from beit.inference.outputs import regions
-from beit.inference.predictor import Predictor, as_rgb
-from beit.masking import build_sampler
-from beit.models.features import attention_maps
-from beit.models.heads import BackboneModel, MaskedImageModel
-from beit.models.vit import VisionTransformer
-from beit.objectives.reconstruction import decode_tokens, reconstruct
-from beit.tokenizers.base import VisualTokenizer
 
 Options = dict[str, int | None]
 Answer = dict[str, Any]

@@ -16,9 +16,8 @@ from beit.data.dataset import Dataset, form_of, open_source
 from beit.data.folders import open_every_image
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, Record, account_of
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, DataError, UnreadableError
 
 CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
 """Of files that name or hold images instead of being one."""

@@ -22,7 +22,6 @@ from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.listing import short_hash
 from beit.data.loader import View
 from beit.data.sources import Target
-from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
 from beit.inference.images import Places
 from beit.inference.predictor import Predictor, as_rgb
@@ -30,6 +29,7 @@ from beit.models.heads import BackboneModel, Classifier
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
+from beit.visualize import label_map_png, overlay_labels
 
 Float = Literal["float32", "float16"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from beit.config.bulk import InferencePrecision
 from beit.config.segment_run import InferenceConfig
 from beit.data.augment import central_view
+from beit.data.colours import ValueRange
 from beit.data.decode import decode
-from beit.data.pixel_types import ValueRange
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor

@@ -18,7 +18,6 @@ from beit.data.augment import EvaluationView
 from beit.data.dataset import Dataset
 from beit.data.labelled import divide
 from beit.data.sources import ImageSource, class_counts, evenly, keys_of
-from beit.data.visualize import to_rgb
 from beit.errors import DataError
 from beit.evaluation.baselines import baseline_accuracies, compare, untrained_like
 from beit.evaluation.classify import LabelAnswers, score_labels
@@ -38,6 +37,7 @@ from beit.report.markup import (
     render,
 )
 from beit.report.page import Examples, Figure, best_and_last
+from beit.visualize import to_rgb
 from beit.weights.store import Details
 
 MOST_IMAGES = 5000

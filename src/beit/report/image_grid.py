@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from beit.atomic_io import write_file
 from beit.claim import check_name
-from beit.data.visualize import Rgb, as_png, png_uri
 from beit.errors import ConfigError
 from beit.report.markup import render
+from beit.visualize import Rgb, as_png, png_uri
 
 Colour = tuple[int, int, int]
 

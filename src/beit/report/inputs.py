@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from beit.batch import ImageBatch
 from beit.config.data import AS_RECOGNISED, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
+from beit.data.colours import ValueRange
 from beit.data.dataset import open_source
 from beit.data.loader import View
-from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, keys_of, select
 from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.eval_loader import EvalLoader, Kind

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from beit.data.visualize import Rgb, data_uri
 from beit.terminal import counted, printable_lines
+from beit.visualize import Rgb, data_uri
 
 SHARP_UP_TO = 96
 """Images up to this side keep sharp pixels when a page enlarges them."""

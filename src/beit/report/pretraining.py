@@ -21,7 +21,6 @@ from beit.config.runs import PretrainRunConfig
 from beit.data.dataset import open_source, reading_for
 from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
-from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.masking import build_sampler
 from beit.models.features import attention_maps
@@ -40,6 +39,7 @@ from beit.report.markup import Example, Finding, PageImage, Section, number, per
 from beit.report.page import Examples, Figure
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.run_folder import read_run_config
+from beit.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.weights.load import open_tokenizer
 
 MOST_IMAGES = 64

@@ -16,7 +16,6 @@ from beit.config.segment_run import SegmentRunConfig
 from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, evenly, keys_of
-from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
@@ -25,6 +24,7 @@ from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, open_model
 from beit.report.markup import Example, Finding, PageImage, Section, percent, render
 from beit.report.page import Examples, Figure, best_and_last
+from beit.visualize import PALETTE, overlay_labels, to_rgb
 
 MOST_IMAGES = 48
 MOST_ROWS = 150

@@ -16,7 +16,6 @@ from beit.batch import ImageBatch
 from beit.claim import claim_output
 from beit.data.augment import EvaluationView
 from beit.data.sources import spread
-from beit.data.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, to_rgb
 from beit.errors import ConfigError, DataError
 from beit.evaluation.features import extract_features, standardised
 from beit.evaluation.metrics import in_float32
@@ -27,6 +26,7 @@ from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
 from beit.report.inputs import Inputs, Request, read_all, read_inputs
 from beit.report.tokenizer import Encoded, encode, vocabulary
 from beit.tokenizers.base import VisualTokenizer
+from beit.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, to_rgb
 from beit.weights.load import open_tokenizer, value_range_of
 
 BATCH = 32

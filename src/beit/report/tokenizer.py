@@ -18,7 +18,6 @@ from beit.config.tokenizer import VQKDConfig
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.sources import evenly, spread
-from beit.data.visualize import to_rgb, token_map
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts
@@ -37,6 +36,7 @@ from beit.report.markup import (
 from beit.report.page import Examples, Figure
 from beit.terminal import counted
 from beit.tokenizers.base import VisualTokenizer
+from beit.visualize import to_rgb, token_map
 
 MOST_IMAGES = 256
 EACH = 2

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from beit.config.plugins import import_outside
+from beit.data.colours import ValueRange
 from beit.data.decode import decode, read_header
-from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, UnreadableError
 from beit.inference.abilities import Ability, NotFiniteError, Options
 from beit.inference.predictor import Predictor, load
 from beit.process import end_with_parent

@@ -16,13 +16,13 @@ from PIL import Image
 from beit.atomic_io import write_file
 from beit.batch import MaskedBatch
 from beit.data.sources import spread
-from beit.data.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
 from beit.inference.predictor import load
 from beit.models.heads import MaskedImageModel
 from beit.objectives.reconstruction import decode_tokens, reconstruct
 from beit.report.image_grid import Cell, Sheet, write_sheet
 from beit.report.markup import render
 from beit.studies.objects import attention, best_head, read_objects
+from beit.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
 from beit.weights.load import open_tokenizer
 
 SCENES = 3

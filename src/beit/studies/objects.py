@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from beit.data.visualize import Grid
 from beit.models.features import attention_maps
 from beit.models.vit import VisionTransformer
+from beit.visualize import Grid
 
 MASS = 0.6
 """Of its attention to patches, as in the figures of DINO (arXiv:2104.14294, figure 1)."""

@@ -21,9 +21,8 @@ from beit.config.tree import by_name, override
 from beit.config.validation import seconds_of
 from beit.data.decode import read_header
 from beit.data.loader import choose_workers
-from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
-from beit.errors import ConfigError
+from beit.errors import ConfigError, UnreadableError
 from beit.hardware import cores
 from beit.recipes.budgets import (
     BUDGETS,

@@ -17,7 +17,7 @@ from beit.config import DividedDataConfig, RunConfig
 from beit.config.following import followed
 from beit.config.tree import by_name, to_json
 from beit.data.account import Account
-from beit.data.bit_depth import narrow_note, range_note
+from beit.data.images import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
 from beit.data.sources import select
 from beit.errors import ConfigError, ResourceError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from beit.config.data import Reading
 from beit.config.model import VisionTransformerConfig
 from beit.data.account import Account
+from beit.data.colours import ValueRange
 from beit.data.dataset import Dataset
 from beit.data.images import check_readable
-from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource
 from beit.errors import CheckpointError
 from beit.models.heads import BackboneModel

@@ -12,12 +12,12 @@ from torch import Tensor
 from beit.config.data import AS_RECOGNISED, Division, Reading
 from beit.config.validation import require
 from beit.data.augment import central_view
+from beit.data.colours import ValueRange
 from beit.data.dataset import Dataset, open_source
 from beit.data.decode import decode
 from beit.data.labelled import divide
-from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, evenly
-from beit.errors import DataError, ExportError
+from beit.errors import DataError, ExportError, UnreadableError
 from beit.models.heads import BackboneModel
 from beit.terminal import counted
 from beit.weights.export.formats import Run

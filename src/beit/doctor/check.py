@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -16,12 +15,12 @@ import numpy as np
 
 from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
-from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
+from beit.data.colours import ValueRange
 from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
+from beit.data.images import BitDepth, bit_depth_of, narrow
 from beit.data.listing import short_hash
-from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import (
     ImageSource,
     account_of,
@@ -30,9 +29,9 @@ from beit.data.sources import (
     images_per_class,
     keys_of,
 )
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, UnreadableError
 from beit.hardware import cores
-from beit.terminal import TextTable, counted, print_tables, printable, quoted
+from beit.terminal import counted, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ _DEEP = ("I", "F")
 _PRINTING = ("CMYK", "YCbCr", "LAB")
 
 
-class Finding(NamedTuple):
+class Fault(NamedTuple):
     """One thing that is wrong or odd."""
 
     kind: str
@@ -87,7 +86,7 @@ class Checked:
     """Of each channel as models see it, for values in [0, 1]: every readable image counts the same;
     empty if there is none."""
     std: tuple[float, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Fault, ...]
     account: Account
     """What was understood of the data, and what is skipped."""
 
@@ -120,7 +119,7 @@ class _Seen(NamedTuple):
 
     hashed: int | None
     """Of its bytes; None if it cannot be read."""
-    findings: list[Finding]
+    findings: list[Fault]
     moments: np.ndarray | None = None
     """Mean and mean square of each channel, float64 [2, channels]; None if it cannot be read."""
     depth: BitDepth | None = None
@@ -137,9 +136,9 @@ def _look(source: ImageSource, index: int, channels: int, value_range: ValueRang
     try:
         data = source.read(index).data
         moments = _moments(decode(data, channels=channels, value_range=value_range))
-        findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
+        findings = [Fault(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
-        return _Seen(None, [Finding(UNREADABLE, key, error.reason)])
+        return _Seen(None, [Fault(UNREADABLE, key, error.reason)])
     return _Seen(short_hash(data), findings, moments, None if value_range else bit_depth_of(data))
 
 
@@ -157,7 +156,7 @@ def _look_through(
 
 def _copies(
     parts: Mapping[str, ImageSource], hashes: np.ndarray, readable: np.ndarray
-) -> Iterator[Finding]:
+) -> Iterator[Fault]:
     """Images with the same bytes, over all parts, of their hashes uint64 [n] one part after the
     other."""
     names, starts = list(parts), np.cumsum([0, *map(len, parts.values())])
@@ -179,24 +178,24 @@ def _copies(
             part, key, label = who(int(place))
             detail = f"the same as {first_key}"
             if part != first_part:
-                yield Finding("in two parts", key, f"{detail} ({first_part})")
+                yield Fault("in two parts", key, f"{detail} ({first_part})")
             if label != first_label and None not in (label, first_label):
-                yield Finding("in two classes", key, f"{detail} ({first_label})")
+                yield Fault("in two classes", key, f"{detail} ({first_label})")
             if part == first_part and label == first_label:
-                yield Finding("duplicate", key, detail)
+                yield Fault("duplicate", key, detail)
 
 
 def _class_findings(
     parts: Mapping[str, ImageSource], counts: dict[str, dict[str, int]], few: int
-) -> Iterator[Finding]:
+) -> Iterator[Fault]:
     training = "train" if "train" in parts else next(iter(parts))
     labelled = [part for part, source in parts.items() if source.targets is not None]
     for name, numbers in counts.items():
         missing = [part for part in labelled if not numbers.get(part)]
         if missing:
-            yield Finding("class missing", name, f"none in {quoted(missing)}")
+            yield Fault("class missing", name, f"none in {quoted(missing)}")
         if 0 < numbers.get(training, 0) < few:
-            yield Finding("few in class", name, f"{counted(numbers[training], 'image')}")
+            yield Fault("few in class", name, f"{counted(numbers[training], 'image')}")
 
 
 def check(
@@ -239,7 +238,7 @@ def check(
     }
     total = sum(map(len, read.values()))
     hashes, readable = np.zeros(total, np.uint64), np.zeros(total, np.bool_)
-    findings: list[Finding] = []
+    findings: list[Fault] = []
     depths: dict[str, BitDepth] = {}
     moments = np.zeros((2, channels))
     keys = (key for source in read.values() for key in keys_of(source))
@@ -253,7 +252,7 @@ def check(
         if seen.depth is not None:
             depths[key] = seen.depth
     if narrow(depths.values()) is not None:
-        findings += [Finding("narrow", key, str(depth)) for key, depth in depths.items()]
+        findings += [Fault("narrow", key, str(depth)) for key, depth in depths.items()]
     findings += _copies(read, hashes, readable)
     classes: dict[str, dict[str, int]] = {}
     for part, source in parts.items():
@@ -275,45 +274,3 @@ def check(
         std=tuple(std.tolist()) if readable.any() else (),
         findings=tuple(findings),
     )
-
-
-def print_json(found: Checked) -> None:
-    """Everything, as one JSON object."""
-    content = asdict(found) | {"counts": found.counts}
-    content["findings"] = [finding._asdict() for finding in found.findings]
-    print(json.dumps(content, indent=1))
-
-
-def print_table(found: Checked) -> None:
-    """A table for people, with examples; JSON has all."""
-    for line in found.account.lines():
-        print(line)
-    if found.mean:
-        mean, std = (" ".join(f"{value:.3f}" for value in one) for one in (found.mean, found.std))
-        print(f"mean and standard deviation of the pixels: --mean {mean} --std {std}")
-    if not found.findings:
-        skipped = sum(one.count for one in found.account.skipped)
-        print(
-            f"nothing wrong or odd was found in the images that are read; {skipped:,} skipped"
-            if skipped
-            else "nothing wrong or odd was found"
-        )
-        return
-    table = TextTable("found", "number", "what it means", "examples")
-    for kind, number in found.counts.items():
-        examples = [
-            printable(f"{one.name}: {one.detail}") for one in found.findings if one.kind == kind
-        ]
-        table.add_row(kind, f"{number:,}", KINDS[kind], "\n".join(examples[:3]))
-    print_tables(table)
-
-
-def must_be_readable(found: Checked) -> None:
-    """DataError, which names some, if an image cannot be read."""
-    lost = [finding.name for finding in found.findings if finding.kind == UNREADABLE]
-    if lost:
-        everything = sum(found.images.values())
-        raise DataError(
-            f"{len(lost)} of {everything} images cannot be read: {quoted(lost)}",
-            remedy="repair or remove these files, or follow the reason given for each",
-        )

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from beit.data.mask_files import read_mask
-from beit.data.visualize import PALETTE, label_map_png, overlay_labels
+from beit.visualize import PALETTE, label_map_png, overlay_labels
 
 LABELS = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
 

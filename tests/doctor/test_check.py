@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from beit.cli import main
-from beit.data.check import KINDS, Checked, check
 from beit.data.pack import pack
+from beit.doctor.check import KINDS, Checked, check
 from beit.errors import ConfigError, DataError
 
 Save = Callable[..., None]
