@@ -38,6 +38,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # libraries complain of what is left at the end
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """For other processes: the same package, one thread."""
