@@ -8,24 +8,23 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import beit
 from beit.cli import main
+from served import write_artifacts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_the_page_runs(
-    trained: Any, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained.classifier, "runs/classifier")
-    shutil.copytree(trained.pretrained, "runs/pretrain")
-    shutil.copytree(trained.tokenizer, "runs/tokenizer")
+    made = write_artifacts(tmp_path / "runs")
+    made["masked"].rename("runs/pretrain")
     shutil.copytree(class_folders, "labelled")
     shutil.copy(class_folders / "disc" / "00.png", "image.jpg")
     lines = re.findall(r"^beit (export .*)$", PAGE, re.MULTILINE)

@@ -20,11 +20,12 @@ from PIL import Image
 from safetensors import safe_open
 
 import beit
-from beit.cli import main
+from beit.cli import main, program
 from beit.errors import DataError
 from beit.report.markup import render
 from beit.terminal import PrintableFormatter, printable_lines
 from beit.weights.store import load_artifact
+from children import in_a_child
 from served import png, serving
 
 NAMES = [
@@ -234,18 +235,41 @@ def test_a_server_answers_with_the_true_names(walk, environment):
         assert "\nerror: line" not in server.log()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_no_encoding_of_the_terminal_ends_a_command(walk, environment, encoding):
+def plainly_printed(out: bytes, err: bytes) -> None:
+    """The names came, and nothing that acts on a terminal."""
+    assert b"Traceback" not in err
+    assert b"\x1b" not in out
+    assert b"[bold]x" in out
+    assert "👩".encode() not in out
+
+
+def test_no_encoding_of_the_terminal_ends_a_command(walk, tmp_path):
+    words = ["predict", str(walk.runs / "cls"), str(walk.data / "val")]
+    files = {1: tmp_path / "out", 2: tmp_path / "err"}
+
+    def run() -> None:
+        for number, file in files.items():
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", encoding="latin-1", closefd=False) for number in files
+        )
+        sys.argv = ["beit", *words]
+        with pytest.raises(SystemExit) as left:
+            program()
+        assert left.value.code == 0
+
+    assert in_a_child(run) == 0
+    plainly_printed(*(file.read_bytes() for file in files.values()))
+
+
+def test_nor_does_a_system_that_knows_ascii_alone(walk, environment):
     surroundings = environment | {
-        "LC_ALL": "C", "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
     }  # fmt: skip
     command = [sys.executable, "-m", "beit.cli", "predict", walk.runs / "cls", walk.data / "val"]
     done = subprocess.run(command, env=surroundings, capture_output=True)
     assert done.returncode == 0, done.stderr.decode("latin-1")
-    assert b"Traceback" not in done.stderr
-    assert b"\x1b" not in done.stdout
-    assert b"[bold]x" in done.stdout
-    assert "👩".encode() not in done.stdout
+    plainly_printed(done.stdout, done.stderr)
 
 
 def test_errors_and_logs_of_hostile_names():

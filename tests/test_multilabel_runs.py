@@ -269,10 +269,11 @@ def test_probes_are_measured_by_average_precision(run, data, tmp_path, capsys):
     assert "Mean average precision per block" in (tmp_path / "probe" / "probe.html").read_text()
 
 
-@pytest.mark.parametrize("to", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize("to", ["torch", "openvino"])
 def test_exports_decide_the_same_labels(run, data, tmp_path, to, unchecked):
+    """That of ONNX is on the page, and OpenVINO's is made of it."""
     pytest.importorskip(to)
-    ending = {"torch": ".pt2", "onnx": ".onnx", "openvino": ""}[to]
+    ending = {"torch": ".pt2", "openvino": ""}[to]
     found = beit.export(run, tmp_path / f"model{ending}", to=to, data=str(data), samples=16)
     assert found.parity.same == 1.0
     assert found.parity.accuracy is None

@@ -4,6 +4,7 @@ process that was killed or requested to stop."""
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -47,6 +48,8 @@ def places(class_folders, trained, tmp_path_factory) -> Places:
     segmenter = tmp_path_factory.mktemp("segmenter") / "run"
     words = ["segment", "tiny", "--data", masks, "--out", segmenter, "--quiet", *QUICK]
     assert main([*map(str, words)]) == 0
+    for library in ("matplotlib.pyplot", "pyarrow.parquet", "torch.export", "torch._dynamo"):
+        importlib.import_module(library)  # once, and not in each process that is forked
     return Places(class_folders, masks, *trained, segmenter)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
@@ -31,9 +32,18 @@ def drawn_order(names: Iterable[str], purpose: str, seed: int) -> np.ndarray:
 def seed_everything(*parts: int) -> None:
     """Make every global generator a function of the parts; nothing random is left to restore."""
     mixed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(mixed >> np.uint64(1)))
+    seed = int(mixed >> np.uint64(1))
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:  # the same; but torch would note for devices that may come who asked, line by line
+        torch.default_generator.manual_seed(seed)
     np.random.seed(int(mixed & np.uint64(0xFFFFFFFF)))
     random.seed(int(mixed))
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
 
 
 class SampleRNG(NamedTuple):

@@ -42,9 +42,20 @@ def exists(process):
     return Path(f"/proc/{process}").exists()
 
 
-def test_it_is_replaced_when_it_dies(artifact, environment):
+def test_it_is_replaced_when_it_dies(artifact, tmp_path, environment, monkeypatch):
+    """By one that knows the code that the user named, as it did itself."""
+    docs = str(Path(__file__).parents[2] / "docs")
+    monkeypatch.syspath_prepend(docs)
+    from own import greys
+
+    own = save_artifact(tmp_path / "greys", greys(), Details())
+    path = f"{docs}{os.pathsep}{environment['PYTHONPATH']}"
     waiting = ["--wait", "60", "--batch", "64", "--deadline", "100"]
-    with serving(str(artifact), *waiting, environment=environment) as running:
+    with serving(
+        f"classifier={artifact}", f"greys={own}", *waiting, before=["--import", "own"],
+        environment=environment | {"PYTHONPATH": path},
+    ) as running:  # fmt: skip
+        assert abilities(running)["greys"] == ["tokens"]
         with ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(running.ask, "POST", "/predict", png(1)) for _ in range(4)]
             wait_for(lambda: running.number("beit_requests_waiting") == 4)
@@ -56,8 +67,14 @@ def test_it_is_replaced_when_it_dies(artifact, environment):
         assert running.number("beit_models_restarts_total") == 1
         assert running.number("beit_requests_waiting") == 0
         assert running.ask("GET", "/ready")[0] == 200
+        assert abilities(running)["greys"] == ["tokens"]
         assert running.stop() == 0
         assert "was killed by signal 9" in running.log()
+
+
+def abilities(running):
+    """What each model can do, by name."""
+    return {one["name"]: one["abilities"] for one in running.ask("GET", "/models")[1]["models"]}
 
 
 @pytest.mark.slow
@@ -73,21 +90,6 @@ def test_it_is_replaced_when_it_hangs_and_does_not_outlive_the_server(artifact, 
         worker = running.worker
         running.process.kill()
         wait_for(lambda: not exists(worker))
-
-
-def test_it_knows_the_code_that_the_user_named(tmp_path, environment, monkeypatch):
-    docs = str(Path(__file__).parents[2] / "docs")
-    monkeypatch.syspath_prepend(docs)
-    from own import greys
-
-    artifact = save_artifact(tmp_path / "greys", greys(), Details())
-    path = f"{docs}{os.pathsep}{environment['PYTHONPATH']}"
-    named = ["--import", "own"]
-    with serving(
-        str(artifact), environment=environment | {"PYTHONPATH": path}, before=named
-    ) as running:
-        (model,) = running.ask("GET", "/models")[1]["models"]
-        assert model["abilities"] == ["tokens"]
 
 
 FAILING = """

@@ -30,13 +30,18 @@ def watched(folder, how, environment):
 
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory, environment):
-    """Every payload in every container, read by one process: outcomes, events, what is left."""
+    """Every payload in every container, and calls beside good weights, read by one process:
+    outcomes, events, what is left."""
     folder = tmp_path_factory.mktemp("hostile")
-    canary = folder / "canary"
-    payloads = hostile.payloads(str(canary))
+    canary = str(folder / "canary")
+    payloads = hostile.payloads(canary)
     for number, (payload, container) in enumerate(CASES):
         content = hostile.CONTAINERS[container](payloads[payload][0])
         (folder / f"{number}.file").write_bytes(content)
+    for number, value in enumerate((hostile.inert(canary) | hostile.calls(canary)).values()):
+        content = hostile.program(hostile.entries(weight=hostile.tensor(), args=value))
+        for container, make in hostile.PLAIN_CONTAINERS.items():
+            (folder / f"beside-{number}-{container}.file").write_bytes(make(content))
     for container, make in hostile.PLAIN_CONTAINERS.items():
         (folder / f"{container}.good").write_bytes(make(HARMLESS))
     before = sorted(folder.iterdir())
@@ -63,30 +68,11 @@ def test_refused_without_a_trace(reading, payload):
             assert re.search(cause, outcome), container
 
 
-@pytest.fixture(scope="module")
-def beside(tmp_path_factory, environment):
-    """The same calls, each beside good weights."""
-    folder = tmp_path_factory.mktemp("beside")
-    canary = str(folder / "canary")
-    values = hostile.inert(canary) | hostile.calls(canary)
-    for number, value in enumerate(values.values()):
-        content = hostile.program(hostile.entries(weight=hostile.tensor(), args=value))
-        for container, make in hostile.PLAIN_CONTAINERS.items():
-            (folder / f"{number}-{container}.file").write_bytes(make(content))
-    for container, make in hostile.PLAIN_CONTAINERS.items():
-        (folder / f"{container}.good").write_bytes(make(HARMLESS))
-    before = sorted(folder.iterdir())
-    found = watched(folder, "read", environment)
-    assert sorted(folder.iterdir()) == before
-    return list(values), found
-
-
 @pytest.mark.parametrize("container", hostile.PLAIN_CONTAINERS)
-def test_classes_of_a_training_beside_weights_stay_inert(beside, container):
+def test_classes_of_a_training_beside_weights_stay_inert(reading, container):
     """The weights come, the object does not; a program beside them has the file refused."""
-    names, found = beside
-    for number, name in enumerate(names):
-        outcome, events = found[f"{number}-{container}"]
+    for number, name in enumerate(hostile.inert("") | hostile.calls("")):
+        outcome, events = reading[f"beside-{number}-{container}"]
         assert events == [], name
         if name in hostile.inert(""):
             assert outcome.startswith("Contents(tensors={'weight'"), name

@@ -36,7 +36,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if not self.conv.weight.is_meta:
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
         self, x: Float[Tensor, "batch inputs rows columns"]
@@ -51,7 +52,8 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.dropout = Dropping(dropout, parts=channels)
         self.conv_seg = nn.Conv2d(channels, classes, 1)
-        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        if not self.conv_seg.weight.is_meta:  # else torch would load its compiler, to fill nothing
+            nn.init.normal_(self.conv_seg.weight, std=0.01)
         assert self.conv_seg.bias is not None
         nn.init.zeros_(self.conv_seg.bias)
 

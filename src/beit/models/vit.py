@@ -123,6 +123,8 @@ class VisionTransformer(nn.Module):
             draw(self.patch_embed.proj.weight, cut=True)
             assert self.patch_embed.proj.bias is not None
             nn.init.zeros_(self.patch_embed.proj.bias)
+        if self.cls_token.is_meta:  # to divide no values torch would first load its compiler
+            return
         with torch.no_grad():
             for layer, block in enumerate(self.blocks, start=1):
                 assert isinstance(block, Block)

@@ -149,7 +149,7 @@ class DalleTokenizer(VisualTokenizer):
         self.decoder = DalleDecoder(config) if config.decoder else None
         self.can_decode = config.decoder
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 fan_in = module.weight[0].numel()
                 nn.init.normal_(module.weight, std=fan_in**-0.5)
                 assert module.bias is not None
