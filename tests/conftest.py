@@ -27,8 +27,10 @@ torch.set_num_threads(1)  # the models are tiny, and threads of several workers 
 # backward after that. Exports and fake tensors pretend that there is a GPU: so here, before them.
 torch.zeros(1, requires_grad=True).sum().backward()
 
-# A shell that starts the tests in the background lets them ignore it, and with them their children.
+# A shell that starts the tests in the background, or nohup, lets them ignore these, and with them
+# their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:

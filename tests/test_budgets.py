@@ -130,7 +130,7 @@ def test_what_was_given_wins(timed, class_folders):
 def test_the_plan_says_what_why_how_long_and_what_else(timed, class_folders):
     told = "\n".join(plan("pretrain", class_folders, "5m").lines)
     for word in ("what ", "why ", "time ", "expect ", "instead ", "beit-base-22k", "36 images",
-                 "kmeans", "from scratch 23 %"):  # fmt: skip
+                 "kmeans", "% from scratch"):  # fmt: skip
         assert word in told
 
 

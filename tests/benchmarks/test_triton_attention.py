@@ -38,8 +38,7 @@ def test_outputs_and_gradients_are_those_of_the_formula():
         assert case["same"], case
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("number", ["*bf16", "*fp16"])
+@pytest.mark.parametrize(("capability", "number"), [(80, "*fp16"), (90, "*bf16")])
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 def test_they_compile_for_gpus_and_fit_their_shared_memory(capability, number):
     """The largest case that is chosen: 256 tokens, 64 channels. The compiler needs no GPU."""

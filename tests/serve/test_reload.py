@@ -54,7 +54,6 @@ def test_where_a_terminal_is_closed_it_stops(tmp_path, environment):
 
     def sit_down_at_it() -> None:
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 
     with serving(
         place,
