@@ -9,7 +9,13 @@ import pytest
 import torch
 
 import beit
-from beit.config import FinetuneRunConfig, MaskedConfig, PretrainRunConfig
+from beit.config import (
+    FinetuneRunConfig,
+    LinearHeadConfig,
+    MaskedConfig,
+    PretrainRunConfig,
+    UperNetConfig,
+)
 from beit.config.tree import by_name, override
 from beit.config.validation import seconds_of
 from beit.errors import ConfigError
@@ -18,6 +24,7 @@ from beit.recipes.budgets import BUDGETS, LABELLED_LR, fitting_size
 from beit.tasks import TASKS, Inputs, budget, execution, rehearsal, run_config
 from beit.training.distributed import Processes
 from beit.training.run_folder import read_run_config
+from segmented_folder import write_folder
 
 CPU = Processes(0, 1, torch.device("cpu"))
 QUICK: dict[str, Any] = {
@@ -110,6 +117,20 @@ def test_a_short_fine_tuning_has_a_high_rate_and_mild_augmentation(timed, class_
         config = plan("finetune", class_folders, "30s", **given).config
         assert config.training.lr / config.training.batch == LABELLED_LR[256] / 64
         assert config.augment.mixup == config.augment.cutmix == 0
+
+
+def test_a_segmenter_on_a_cpu_has_a_linear_head_unless_another_goes_on(timed, tmp_path):
+    data = write_folder(tmp_path / "masks")
+    assert plan("segment", data, "30s").config.head == LinearHeadConfig()
+    given = {"head_channels": 16, "auxiliary_channels": 8}
+    made = plan("segment", data, "30s", **given).config.head
+    assert isinstance(made, UperNetConfig)
+    assert made.head_channels == 16
+    place = str(tmp_path / "segmenter")
+    beit.segment("tiny", data=str(data), out=place, steps=1, **QUICK)
+    again = plan("segment", data, "30s", init=place).config.head
+    assert again == read_run_config(tmp_path / "segmenter").head
+    assert isinstance(again, UperNetConfig)
 
 
 def test_an_apple_gpu_is_planned_for_as_a_gpu(timed, monkeypatch, class_folders):

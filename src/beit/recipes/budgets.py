@@ -54,8 +54,6 @@ LABELLED_BATCH = {"cpu": 64, "cuda": 128}
 LABELLED_LR = {256: 2e-3, 512: 1e-3}
 """Learning rates of fine-tuning by the largest width that has them, of which 128 was measured
 (docs/notes/small-budgets.md); wider backbones have their recipe's."""
-SMALL_HEAD = {"head_channels": 64, "auxiliary_channels": 32}
-"""Of UperNet on a CPU, as the study of the paper has it: a larger one costs more than all else."""
 
 LIMITS: dict[str, tuple[int, int]] = {
     "tokenizer": (100, 2_000),

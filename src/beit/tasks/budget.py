@@ -10,13 +10,20 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from beit.config import PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config import (
+    LinearHeadConfig,
+    PretrainRunConfig,
+    RunConfig,
+    SegmentationHeadConfig,
+    SegmentRunConfig,
+    TokenizerRunConfig,
+)
 from beit.config.tree import by_name, override
 from beit.config.validation import seconds_of
 from beit.data.decode import read_header
@@ -24,12 +31,12 @@ from beit.data.loader import choose_workers
 from beit.data.sources import ImageSource, evenly
 from beit.errors import ConfigError, UnreadableError
 from beit.hardware import cores
+from beit.models.segmenter import Segmenter
 from beit.recipes.budgets import (
     BUDGETS,
     LABELLED_BATCH,
     LABELLED_LR,
     LIMITS,
-    SMALL_HEAD,
     Budget,
     fitting_size,
 )
@@ -97,7 +104,7 @@ def make_plan(
     fixed = named or bool(getattr(config, "init", "")) or isinstance(config, TokenizerRunConfig)
     row, measured = None, None
     if fixed and not named:
-        config = _with_labels(config, _kind(processes), given)
+        config = _with_labels(config, _kind(processes), given, inputs)
     if not fixed:
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
     if measured is None:
@@ -136,7 +143,7 @@ def _chosen(
         if not shortest:
             shortest = _shortest(_source(task, config, inputs))
         tried = override(config, _options(row, shortest, config, given))
-        tried = _with_labels(tried, row.device, given)
+        tried = _with_labels(tried, row.device, given, inputs)
         cost = measure(task, tried, processes, inputs, allowance / len(rows))
         if best is not None and _views(tried, cost, seconds) < row.enough:
             break
@@ -172,18 +179,30 @@ def _kind(processes: Processes) -> Literal["cpu", "cuda"]:
     return "cpu" if processes.device.type == "cpu" else "cuda"
 
 
-def _with_labels(config: Config, device: str, given: Mapping[str, object]) -> Config:
+def _with_labels(
+    config: Config, device: str, given: Mapping[str, object], inputs: Inputs
+) -> Config:
     """The config with the batch, the rate and the head that its backbone takes with labels."""
     if isinstance(config, PretrainRunConfig | TokenizerRunConfig):
         return config
-    known, options = by_name(config), dict[str, object](SMALL_HEAD if device == "cpu" else {})
-    width = known.get("width")  # which a task of one's own may call otherwise
-    if isinstance(width, int) and not given.keys() & {"batch", "lr"}:
-        rates = [rate for widest, rate in LABELLED_LR.items() if width <= widest]
-        options |= {"batch": LABELLED_BATCH[device], "lr": rates[0]} if rates else {}
-    return override(
-        config, {name: options[name] for name in options.keys() & known.keys() - given.keys()}
-    )
+    if isinstance(config, SegmentRunConfig) and device == "cpu":
+        known = {field.name for field in fields(config.head)}
+        head = config.head if known & given.keys() else _small_head(config.init, inputs)
+        config = replace(config, head=head)
+    width = by_name(config).get("width")  # which a task of one's own may call otherwise
+    rates = [
+        rate for widest, rate in LABELLED_LR.items() if isinstance(width, int) and width <= widest
+    ]
+    if not rates or given.keys() & {"batch", "lr"}:
+        return config
+    return override(config, {"batch": LABELLED_BATCH[device], "lr": rates[0]})
+
+
+def _small_head(init: str, inputs: Inputs) -> SegmentationHeadConfig:
+    """That of the segmenter that training goes on from; else a linear one, which in a short run
+    segments much better than UperNet, and costs less (docs/notes/small-budgets.md)."""
+    model = inputs.artifact(init).model if init else None
+    return model.config if isinstance(model, Segmenter) else LinearHeadConfig()
 
 
 def _operations(row: Budget) -> float:
