@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 from beit.atomic_io import write_file
 from beit.config.validation import require
 from beit.errors import ExportError, optional_library
+from beit.hardware import raise_if_exhausted
 from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precision, Target
 from beit.weights.fetch import first_line
 
@@ -117,6 +118,7 @@ def _trace(graph: Graph) -> ExportedProgram:
         with torch.no_grad():
             program = torch.export.export(graph, (_example(target),), dynamic_shapes=(dynamic,))
     except Exception as error:  # of many types, none of them public
+        raise_if_exhausted(error)
         raise ExportError(
             f"PyTorch cannot export this model: {first_line(error)}",
             remedy="export a fixed size, without preprocessing; and report it",
@@ -162,6 +164,7 @@ def _write_onnx(
                 verbose=False,
             )
     except Exception as error:  # of many types, none of them public
+        raise_if_exhausted(error)
         raise ExportError(
             f"PyTorch cannot write this model as ONNX: {first_line(error)}",
             remedy="use --to torch; and report it",
