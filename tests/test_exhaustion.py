@@ -23,6 +23,7 @@ from beit.training.update import Updater
 from beit.weights import read as reading
 from beit.weights import store
 from beit.weights.export import formats
+from beit.weights.export.formats import NO_TELEMETRY
 from children import in_a_child
 from miniature import CPU, classification
 
@@ -214,3 +215,17 @@ def test_a_served_model_passes_no_blame_for_memory():
     ability = SimpleNamespace(prepare=raises(NO_MEMORY))
     with pytest.raises(RuntimeError, match="can't allocate"):
         try_models({"a": Model(predictor, {"classify": ability})})
+
+
+def test_writing_onnx_reports_nothing_to_anybody(tmp_path, trained, environment):
+    """ONNX Runtime would, and would keep an identifier of this machine in the home folder."""
+    words = ["export", trained.classifier, tmp_path / "x.onnx", "--to", "onnx"]
+    without = {name: value for name, value in environment.items() if name != NO_TELEMETRY[0]}
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "beit", *map(str, words)],
+        env=without | {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert not [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in path.name]

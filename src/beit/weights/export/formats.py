@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,11 +35,14 @@ MOST_PIXELS = 16384
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
 """Bytes that one ONNX file can hold."""
+NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime reports its use to Microsoft unless it is imported with this in the environment."""
 PLACES_IN_CODE = ("stack_trace", "from_node", "custom")
 
 
 def _library(name: str, extra: str) -> Any:
     """An optional library; ResourceError without it."""
+    os.environ.setdefault(*NO_TELEMETRY)
     with optional_library(f"exporting needs the library {name.split('.')[0]}", extra):
         return importlib.import_module(name)
 
