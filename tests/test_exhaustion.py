@@ -17,15 +17,18 @@ import torch
 from beit.cli import VERBS, main
 from beit.config import TrainingConfig
 from beit.data import hugging_face, sources
+from beit.errors import ResourceError
 from beit.hardware import raise_if_exhausted
+from beit.inference import bulk
 from beit.serve.worker import Model, try_models
+from beit.training.loop import fit
 from beit.training.update import Updater
 from beit.weights import read as reading
 from beit.weights import store
 from beit.weights.export import formats
 from beit.weights.export.formats import NO_TELEMETRY
 from children import in_a_child
-from miniature import CPU, classification
+from miniature import CPU, InMemory, classification, labelled_batch, opened
 
 
 @pytest.mark.parametrize("when", ["listed", "read"])
@@ -208,6 +211,29 @@ def test_a_checkpoint_is_of_no_other_architecture_where_memory_runs_out(monkeypa
     monkeypatch.setattr(updater.weights, "load", raises(NO_MEMORY))
     with pytest.raises(RuntimeError, match="can't allocate"):
         updater.load((1, {}, {}))
+
+
+@pytest.mark.parametrize("verb", ["finetune", "embed", "embed parts"])
+def test_too_many_open_files_are_not_taken_for_a_full_disk(
+    verb, trained, class_folders, tmp_path, monkeypatch
+):
+    out = tmp_path / ("x.npz" if verb == "embed" else "x")
+    refused = OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(out / "y"))
+    if verb == "finetune":
+        step = raises(refused)
+        with (
+            opened(tmp_path, InMemory(labelled_batch, before=step)) as run,
+            pytest.raises(ResourceError, match=r"ulimit -n(.|\n)*--resume"),
+        ):
+            fit(classification(), run, resume=False)
+        return
+    monkeypatch.setattr(bulk.Job, "rows", raises(refused))
+    told = io.StringIO()
+    words = ["embed", trained.pretrained, class_folders, "--out", out]
+    with contextlib.redirect_stderr(told):
+        assert main([*map(str, words)]) == 6
+    assert "Too many open files" in told.getvalue()
+    assert "ulimit -n" in told.getvalue()
 
 
 def test_a_served_model_passes_no_blame_for_memory():

@@ -17,7 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from beit.atomic_io import LONGEST, beside, flush, lock_file, make_folder
-from beit.errors import FULL, BeitError, ConfigError, ResourceError, RunFolderError, refusal
+from beit.errors import (
+    EXHAUSTED,
+    FULL,
+    BeitError,
+    ConfigError,
+    ResourceError,
+    RunFolderError,
+    refusal,
+)
 
 LOCK = "run.lock"
 """The locked file in a folder that is in use."""
@@ -185,6 +193,8 @@ def _no_room(error: Exception, place: Path, temporary: Path) -> str:
     if in_rust:
         error = OSError(int(in_rust[1]), os.strerror(int(in_rust[1])), str(error))
     if isinstance(error, OSError):
+        if error.errno in EXHAUSTED:
+            return ""
         about = os.fsdecode(error.filename or "")
         named = place.name in about or temporary.name in about
         return refusal(error) if named or error.errno in NO_ROOM else ""
