@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from beit.claim import claim_folder, claim_output
 from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from children import become_nobody, in_a_child
+from disks import NotAllowedError, mount, own_mounts
+
+NOT_ALLOWED = 77
 
 
 def test_of_many_processes_one_writes_and_its_result_stays(tmp_path: Path) -> None:
@@ -131,6 +135,34 @@ def test_an_error_about_something_else_is_not_taken_for_one_about_the_place(tmp_
             claim_output(tmp_path / "x") as place,
         ):
             write(place / "below")
+
+
+def test_a_full_folder_for_temporary_files_is_not_taken_for_the_place(tmp_path: Path) -> None:
+    """As of a library that writes there on the way to a result, on a disk with room."""
+
+    def fill(place: Path) -> None:
+        place.write_bytes(b"half")
+        with tempfile.TemporaryFile(buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+
+    def refused() -> None:
+        try:
+            own_mounts()
+            mount(tmp_path / "temporary", options="size=16k")
+        except NotAllowedError:
+            os._exit(NOT_ALLOWED)
+        tempfile.tempdir = str(tmp_path / "temporary")
+        told = r"temporary, where temporary files are written, has no room(.|\n)*TMPDIR"
+        with pytest.raises(ResourceError, match=told), claim_output(tmp_path / "x") as place:
+            fill(place)
+
+    (tmp_path / "temporary").mkdir()
+    code = in_a_child(refused)
+    if code == NOT_ALLOWED:
+        pytest.skip("no disk may be mounted here")
+    assert code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
 
 
 def test_a_folder_that_may_not_be_written_is_not_taken_for_one_in_use(tmp_path: Path) -> None:

@@ -11,19 +11,28 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from beit.atomic_io import LONGEST, beside, flush, lock_file, make_folder
-from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError, refusal
+from beit.errors import (
+    EXHAUSTED,
+    FULL,
+    BeitError,
+    ConfigError,
+    ResourceError,
+    RunFolderError,
+    refusal,
+)
 
 LOCK = "run.lock"
 """The locked file in a folder that is in use."""
 UNFINISHED = ".writing-"
 """Names of files begin with this until they are complete."""
 ANOTHER = "choose another --out"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+NO_ROOM = (*FULL, errno.EROFS, errno.EIO)
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries that are written in Rust, as safetensors, report what the system refused."""
 LITTLE = 2**16
@@ -133,6 +142,8 @@ def claim_output(
         problem = _no_room(error, real, temporary)
         if not problem:
             raise
+        if isinstance(error, OSError) and error.errno in FULL:
+            _check_temporary(error, real.parent)
         raise _unwritable(place, problem, remedy) from error
     finally:
         _remove(temporary)
@@ -182,11 +193,26 @@ def _no_room(error: Exception, place: Path, temporary: Path) -> str:
     if in_rust:
         error = OSError(int(in_rust[1]), os.strerror(int(in_rust[1])), str(error))
     if isinstance(error, OSError):
+        if error.errno in EXHAUSTED:
+            return ""
         about = os.fsdecode(error.filename or "")
         named = place.name in about or temporary.name in about
         return refusal(error) if named or error.errno in NO_ROOM else ""
     full = place.parent.is_dir() and shutil.disk_usage(place.parent).free < LITTLE
     return os.strerror(errno.ENOSPC) if full else ""
+
+
+def _check_temporary(error: OSError, folder: Path) -> None:
+    """Raise ResourceError if it was rather a library's temporary files that had no room: they lie
+    on another disk than the folder of the result, and that has less room left."""
+    place = Path(tempfile.gettempdir())
+    if place.stat().st_dev == folder.stat().st_dev:
+        return
+    if shutil.disk_usage(place).free < shutil.disk_usage(folder).free:
+        raise ResourceError(
+            f"{place}, where temporary files are written, has no room: {error.strerror}",
+            remedy="make room there, or name a folder with room in the environment's TMPDIR",
+        ) from error
 
 
 def _unwritable(place: Path, problem: str, remedy: str) -> ResourceError:

@@ -157,6 +157,10 @@ def optional_library(problem: str, extra: str, *, instead: str = "") -> Iterator
         ) from error
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk, or what one may have of it, has no room left."""
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python begins where none of the folders for temporary files can be written to."""
 EXHAUSTED = {
     errno.EMFILE: "allow more open files (ulimit -n 4096), or use fewer --workers",
     errno.ENFILE: "end other programs, or use fewer --workers: all files of this machine are open",
@@ -175,8 +179,13 @@ def system_error(error: OSError) -> ResourceError:
             "system",
             remedy="use a shorter one; most file systems take 255 bytes, and 4096 for a whole path",
         )
+    if (error.strerror or "").startswith(NO_TEMPORARY):
+        return ResourceError(
+            f"no temporary files can be written: {error.strerror}",
+            remedy="name a folder with room for them in the environment's TMPDIR",
+        )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in FULL
     remedy = EXHAUSTED.get(error.errno or 0, "`beit --traceback VERB ...` shows where")
     return ResourceError(
         f"{what}{refusal(error)}",

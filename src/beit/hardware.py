@@ -7,9 +7,14 @@ from pathlib import Path
 
 import torch
 
-from beit.errors import ConfigError
+from beit.errors import EXHAUSTED, FULL, NO_TEMPORARY, ConfigError
 
-OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
+OUT_OF_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "std::bad_alloc",
+    "MPS backend out of memory",
+)  # fmt: skip
+NO_ROOM_FOR_CODE = "could not create a primitive"
+"""All that oneDNN says where there is no memory for the code that it makes as it is needed."""
 
 
 def cores() -> int:
@@ -78,6 +83,26 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for all the ways in which Python and torch report that there is no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    told = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or told == NO_ROOM_FOR_CODE
+        or any(text in told for text in OUT_OF_MEMORY)
     )
+
+
+def raise_if_exhausted(error: BaseException) -> None:
+    """Raise what this process ran out of, memory, room on a disk or open files, where that is what
+    an error of a library comes from: it says nothing about the file or the model at hand."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_out_of_memory(cause) or (isinstance(cause, OSError) and _is_exhausted(cause)):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_exhausted(error: OSError) -> bool:
+    ran_out = error.errno in FULL or error.errno in EXHAUSTED
+    return ran_out or (error.strerror or "").startswith(NO_TEMPORARY)

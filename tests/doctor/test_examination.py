@@ -24,6 +24,7 @@ from beit.data.file_types import FORMATS
 from beit.doctor import Finding, environment, must_hold
 from beit.doctor.images import check_images
 from beit.errors import DataError, ResourceError
+from children import become_nobody, in_a_child
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -184,6 +185,24 @@ def test_a_compiler_that_is_missing_or_fails(monkeypatch):
     [found] = environment.check_compile()
     assert "OSError: broken on" in found.found
     assert found.level == ("fail" if torch.cuda.is_available() else "warn")
+
+
+def test_what_the_system_refuses_is_a_finding_like_others(monkeypatch, tmp_path):
+    """Else all that was found before would not be shown."""
+    monkeypatch.setattr(environment, "compiler_problem", lambda _: "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    [found] = environment.check_compile()
+    assert "No such file or directory" in found.found
+
+    def refused() -> None:
+        become_nobody(tmp_path)
+        [found] = environment.check_disk(str(tmp_path / "closed" / "a" / "b"))
+        assert (found.level, found.subject) == ("fail", "disk")
+        assert "Permission denied" in found.found
+
+    (tmp_path / "closed" / "a").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o700)
+    assert in_a_child(refused) == 0
 
 
 @pytest.mark.slow

@@ -144,6 +144,14 @@ def test_a_damaged_artifact_leaves_the_rest_of_the_page(copy, read):
     assert "No images" in read(report_run(run)).words
 
 
+def test_a_lack_of_memory_leaves_the_rest_of_the_page(copy, read, monkeypatch):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr("beit.report.inputs.load_artifact", fail)
+    assert "No images: Unable to allocate 3 GiB" in read(report_run(copy("classifier"))).words
+
+
 def test_other_classes_than_at_the_time_are_told(copy, read, runs):
     run = copy("classifier")
     config = json.loads((run / "model" / "config.json").read_text())

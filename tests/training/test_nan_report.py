@@ -9,6 +9,7 @@ import torch
 
 from beit.cli import main
 from beit.errors import CheckpointError, DivergedError
+from beit.training import nan_report
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
 from beit.training.nan_report import read_record, replay
@@ -98,6 +99,18 @@ def test_a_full_disk_does_not_hide_the_divergence(tmp_path):
     with (
         opened(tmp_path, InMemory(masked_batch)) as run,
         pytest.raises(DivergedError, match=r"not finite at step 3; no record could be made: .*"),
+    ):
+        fit(touchy(masked(), "3/5"), run, resume=False)
+
+
+def test_a_lack_of_memory_does_not_hide_the_divergence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr(nan_report, "_find", fail)
+    with (
+        opened(tmp_path, InMemory(masked_batch)) as run,
+        pytest.raises(DivergedError, match=r"no record could be made: Unable to allocate 3 GiB"),
     ):
         fit(touchy(masked(), "3/5"), run, resume=False)
 

@@ -21,6 +21,7 @@ from beit.errors import (
     UnreadableError,
     optional_library,
 )
+from beit.hardware import raise_if_exhausted
 from beit.terminal import quoted
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -214,6 +215,7 @@ def open_hugging_face(path: str) -> dict[str, HuggingFaceSource]:
     except BeitError:
         raise
     except Exception as error:  # the library has many types of its own
+        raise_if_exhausted(error)
         remedy = "check the name, the network and, for private data, `hf auth login`"
         if not path.startswith(PREFIX):
             remedy = "check that the files are whole, and that all have the same columns"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -27,6 +26,7 @@ from beit.data.shards import FORMAT, MANIFEST, UNFINISHED, open_shards
 from beit.data.sources import ImageSource, Record, account_of
 from beit.data.storage import Stamp
 from beit.errors import (
+    FULL,
     ConfigError,
     DataError,
     ResourceError,
@@ -239,7 +239,7 @@ def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RE
         with claim_folder(folder, ELSEWHERE):
             _write(folder, parts, shard_size)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             raise ResourceError(
                 f"the disk of {out} is full", remedy="make room, and pack again to continue"
             ) from error

@@ -28,7 +28,7 @@ from beit.data.decode import decode
 from beit.data.file_types import FORMATS
 from beit.doctor import Finding, Level, judge
 from beit.doctor.agreement import check_agreement
-from beit.errors import UnreadableError
+from beit.errors import UnreadableError, system_error
 from beit.hardware import best_device, cores, free_memory, multiplies_bfloat16
 from beit.training.device import compiler_problem
 
@@ -236,14 +236,16 @@ def check_compile() -> Iterator[Finding]:
 
 
 def _compile_fault(where: torch.device) -> str:
-    with tempfile.TemporaryDirectory(prefix="beit-doctor-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="beit-doctor-") as folder:
             done = subprocess.run(  # noqa: S603
                 [sys.executable, "-c", COMPILED.format(device=where.type)], capture_output=True,
                 text=True, timeout=COMPILE_DEADLINE, cwd=folder, check=False,
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"it took more than {COMPILE_DEADLINE} seconds"
+    except subprocess.TimeoutExpired:
+        return f"it took more than {COMPILE_DEADLINE} seconds"
+    except OSError as error:
+        return system_error(error).problem
     lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
     return lines[-1] if done.returncode else ""
 
@@ -317,11 +319,11 @@ def check_port(port: int, purpose: str) -> Iterator[Finding]:
 
 def check_disk(out: str) -> Iterator[Finding]:
     """Room, rights and speed where runs are to be written. Leaves nothing behind."""
-    place = Path(out).absolute()
-    while not place.exists():
-        place = place.parent
-    words = f"{out} ({place})" if str(place) != out else out
+    place, words = Path(out).absolute(), out
     try:
+        while not place.exists():
+            place = place.parent
+        words = f"{out} ({place})" if str(place) != out else out
         if not place.is_dir():
             raise NotADirectoryError(20, "it is a file")
         free = shutil.disk_usage(place).free

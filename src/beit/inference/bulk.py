@@ -25,7 +25,7 @@ from torch import Tensor
 from beit.claim import NO_ROOM, Claim, check_name
 from beit.config.bulk import EmbedConfig, Part, PredictConfig
 from beit.data.loader import read_in_order
-from beit.errors import DataError, ResourceError
+from beit.errors import EXHAUSTED, DataError, ResourceError
 from beit.hardware import is_out_of_memory, multiplies_bfloat16
 from beit.inference.images import Places, open_images
 from beit.inference.outputs import Cells, Features, LabelMaps, Output, Rows, open_output
@@ -188,7 +188,8 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         yield parts
     except OSError as error:
         about = os.fsdecode(error.filename or "")
-        if error.errno not in NO_ROOM and not about.startswith(str(folder)):
+        here = error.errno in NO_ROOM or about.startswith(str(folder))
+        if error.errno in EXHAUSTED or not here:
             raise
         raise ResourceError(
             f"{folder} cannot be written to: {error.strerror or error}",

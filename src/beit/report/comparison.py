@@ -124,7 +124,7 @@ def _images(runs: Compared, again: str) -> Section:
         shared = [key for key in found[0].keys if all(key in keys for keys in known)]
         chosen = shared[:: max(1, len(shared) // MOST_IMAGES)][:MOST_IMAGES]
         examples = [one.of(chosen) for one in found] if chosen else []
-    except (BeitError, OSError, RuntimeError) as error:
+    except (BeitError, OSError, RuntimeError, MemoryError) as error:
         return without_images(error, again)
     rows = {
         key: [of[key] for of in examples]

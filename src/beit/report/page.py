@@ -244,7 +244,7 @@ def command(verb: str, config: RunConfig) -> tuple[str, list[str]]:
     return " \\\n  ".join(lines), parts
 
 
-def without_images(error: BeitError | OSError | RuntimeError, again: str) -> Section:
+def without_images(error: BeitError | OSError | RuntimeError | MemoryError, again: str) -> Section:
     """Why there are no images, and the command that adds them later."""
     logger.warning("the page has no images: %s", error)
     problem, remedy = str(error), ""
@@ -259,7 +259,7 @@ def _images(page: RunPage) -> list[Section]:
     disk that fails, a device without memory."""
     try:
         return page.kind.sections(page.run, page.config)
-    except (BeitError, OSError, RuntimeError) as error:
+    except (BeitError, OSError, RuntimeError, MemoryError) as error:
         return [without_images(error, f"beit report {page.run}")]
 
 

@@ -25,6 +25,7 @@ from beit.config.plugins import import_outside
 from beit.data.colours import ValueRange
 from beit.data.decode import decode, read_header
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, UnreadableError
+from beit.hardware import raise_if_exhausted
 from beit.inference.abilities import Ability, NotFiniteError, Options
 from beit.inference.predictor import Predictor, load
 from beit.process import end_with_parent
@@ -119,6 +120,7 @@ def try_models(models: Models) -> None:
                 alone = [ability.answer(predictor, [item], TRIED)[0] for item in items]
                 both = ability.answer(predictor, items, TRIED)
             except (BeitError, RuntimeError) as error:
+                raise_if_exhausted(error)
                 problem = error.problem if isinstance(error, BeitError) else error
                 raise CheckpointError(
                     f"the model '{name}' fails its self-test of {word}: {problem}",

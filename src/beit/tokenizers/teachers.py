@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.errors import ConfigError
+from beit.hardware import raise_if_exhausted
 from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone, weights_digest
 from beit.models.layers import layer_norm
 
@@ -78,6 +79,7 @@ class Teacher(nn.Module, abc.ABC):
             with torch.no_grad():
                 found = list(self._map(torch.zeros(1, reads, *size)).shape[2:])
         except (AssertionError, RuntimeError, ValueError) as error:
+            raise_if_exhausted(error)
             problem = str(error).partition("\n")[0]
         if problem or found != list(grid):
             raise ConfigError(

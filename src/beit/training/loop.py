@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from beit.batch import Batch
-from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
+from beit.errors import (
+    EXHAUSTED,
+    BeitError,
+    CheckpointError,
+    DivergedError,
+    Preempted,
+    ResourceError,
+)
 from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
@@ -161,10 +168,11 @@ class _Run:
                 self.logger.close()
 
     def _unwritable(self, error: OSError) -> ResourceError:
+        remedy = EXHAUSTED.get(error.errno or 0, "make room or permit writing")
         return ResourceError(
             f"{error.filename or self.spec.folder.path} cannot be read or written to after step "
             f"{self.step}: {error.strerror}",
-            remedy="make room or permit writing, then continue with --resume",
+            remedy=f"{remedy}, then continue with --resume",
         )
 
     def log_start(self) -> None:

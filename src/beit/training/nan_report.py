@@ -124,14 +124,19 @@ def diverged(
     text = remedy = ""
     try:
         record = _find(updater, loader, step)
-    except (OSError, RuntimeError, ValueError) as error:  # the divergence is what matters
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        MemoryError,
+    ) as error:  # the divergence is what matters
         text = f"no record could be made: {error}"
     where = record.where if record else ""
     known = processes.any(bool(where))
     if record is not None and (where or not known):
         try:
             file = write_record(folder.diverged, record)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             text = f"no record could be made: {error}"
         else:
             text = _describe(record, updater)

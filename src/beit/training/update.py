@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from beit.batch import Batch, divide, to_device
 from beit.config.training import TrainingConfig
 from beit.errors import BeitError, CheckpointError, ResourceError
-from beit.hardware import is_out_of_memory
+from beit.hardware import is_out_of_memory, raise_if_exhausted
 from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
 from beit.training.checkpoint import Checkpoint, Tensors
@@ -256,6 +256,7 @@ class Updater:
         try:
             optimizer = self.weights.load(tensors)
         except RuntimeError as error:
+            raise_if_exhausted(error)
             raise CheckpointError(
                 f"the checkpoint of step {step} belongs to another architecture: {error}",
                 remedy="use the settings of the run's config.json",

@@ -18,6 +18,7 @@ from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
+from beit.hardware import raise_if_exhausted
 from beit.json_object import parse_json
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.segmenter import Segmenter
@@ -238,6 +239,7 @@ def _from_timm(name: str, reference: str) -> nn.Module:
         except TypeError:  # convolutional: it reads any size as it is
             model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of timm, the hub or its HTTP library
+        raise_if_exhausted(error)
         raise CheckpointError(
             f"the teacher {reference} does not come from timm: {first_line(error)}",
             remedy="check the name with timm.list_pretrained(), and that the hub is reached",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from beit.errors import CheckpointError, ResourceError
+from beit.hardware import raise_if_exhausted
 from beit.weights.containers import LAY_OUT, recognise
 from beit.weights.pickles.imports import Placeholder, StoredTensor
 
@@ -75,6 +76,7 @@ def read_contents(path: str | Path) -> Contents:
     except CheckpointError as error:
         raise CheckpointError(f"{file} {error.problem}", remedy=error.remedy or AGAIN) from error
     except DAMAGE as error:
+        raise_if_exhausted(error)
         raise CheckpointError(f"{file} is damaged: {error!a:.200}", remedy=AGAIN) from error
     metadata, skipped = _companions(others)
     return Contents(

@@ -46,6 +46,7 @@ from beit.errors import (
     nearest,
     of_another_format,
 )
+from beit.hardware import raise_if_exhausted
 from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
@@ -376,6 +377,7 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error.problem}", remedy=error.remedy) from error
     except (RuntimeError, safetensors.SafetensorError) as error:
+        raise_if_exhausted(error)
         raise CheckpointError(
             f"{folder} does not hold what its {CONFIG} says: {error}",
             remedy=AGAIN,

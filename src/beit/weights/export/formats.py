@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 from beit.atomic_io import write_file
 from beit.config.validation import require
 from beit.errors import ExportError, optional_library
+from beit.hardware import raise_if_exhausted
 from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precision, Target
 from beit.weights.fetch import first_line
 
@@ -33,11 +35,14 @@ MOST_PIXELS = 16384
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
 """Bytes that one ONNX file can hold."""
+NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime reports its use to Microsoft unless it is imported with this in the environment."""
 PLACES_IN_CODE = ("stack_trace", "from_node", "custom")
 
 
 def _library(name: str, extra: str) -> Any:
     """An optional library; ResourceError without it."""
+    os.environ.setdefault(*NO_TELEMETRY)
     with optional_library(f"exporting needs the library {name.split('.')[0]}", extra):
         return importlib.import_module(name)
 
@@ -117,6 +122,7 @@ def _trace(graph: Graph) -> ExportedProgram:
         with torch.no_grad():
             program = torch.export.export(graph, (_example(target),), dynamic_shapes=(dynamic,))
     except Exception as error:  # of many types, none of them public
+        raise_if_exhausted(error)
         raise ExportError(
             f"PyTorch cannot export this model: {first_line(error)}",
             remedy="export a fixed size, without preprocessing; and report it",
@@ -162,6 +168,7 @@ def _write_onnx(
                 verbose=False,
             )
     except Exception as error:  # of many types, none of them public
+        raise_if_exhausted(error)
         raise ExportError(
             f"PyTorch cannot write this model as ONNX: {first_line(error)}",
             remedy="use --to torch; and report it",
