@@ -77,6 +77,9 @@ def encoder(monkeypatch):
         monkeypatch.setitem(sys.modules, f"dall_e.{name}", fake)
         for kind in types_in_it:
             monkeypatch.setattr(kind, "__module__", f"dall_e.{name}")
+            # From 3.13 on, Python forgets where a class begins when its module is set.
+            line = kind.__init__.__code__.co_firstlineno - 1
+            monkeypatch.setattr(kind, "__firstlineno__", line, raising=False)
             setattr(fake, kind.__name__, kind)
     return Encoder()
 
