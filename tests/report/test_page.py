@@ -7,9 +7,12 @@ import re
 import shutil
 
 import pytest
+from PIL import Image
 
+import beit
 from beit.errors import RunFolderError
 from beit.evaluation.baselines import TRIVIAL, UNTRAINED
+from beit.report.classification import NO_BETTER, TOO_EASY
 from beit.tasks.finished import report_run
 
 KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
@@ -57,6 +60,21 @@ def test_a_classifier_stands_beside_what_nobody_trained(runs, copy, read, caplog
     assert "baselines" not in [
         section["id"] for section in read(run / "report.html").all("section")
     ]
+
+
+def test_where_every_answer_is_right_longer_training_is_not_advised(tmp_path, caplog):
+    images = tmp_path / "images"
+    for name, grey in (("dark", 20), ("light", 230)):
+        (images / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (32, 32), (grey + number,) * 3).save(images / name / f"{number}.png")
+    with caplog.at_level("INFO", "beit"):
+        beit.finetune(
+            "tiny", data=str(images), out=str(tmp_path / "run"), steps=30, workers=0,
+            device="cpu", precision="fp32", rand_augment="",
+        )  # fmt: skip
+    assert TOO_EASY in caplog.text
+    assert NO_BETTER not in caplog.text
 
 
 @pytest.mark.parametrize("kind", KINDS)

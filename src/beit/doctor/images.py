@@ -170,7 +170,11 @@ def _advice(
     )
     words = f"pre-training from nothing on these {number:,} images"
     if number < FEW_TO_PRETRAIN:
-        judged = judge("advice", f"{words}: they are too few to beat a released model", command)
+        judged = judge(
+            "advice",
+            f"{words}: too few to beat a released model, so rather start from one",
+            command,
+        )
     else:
         judged = Finding(
             "ok", "advice", f"{words}, if they look different from photographs", command

@@ -54,6 +54,7 @@ NO_BETTER = (
     "the classifier is not clearly better than that baseline: train longer, start from a "
     "pre-trained model, or ask whether the classes differ in more than such a baseline sees"
 )
+TOO_EASY = "every answer is right: only harder images could tell it from that baseline"
 
 CHARTS = read_charts("classification")
 logger = logging.getLogger(__name__)
@@ -266,7 +267,8 @@ def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
     best = max(accuracies, key=lambda name: accuracies[name])
     verdict = compare(("classifier", own), (best, accuracies[best]), frequent, images)
     rows = [("this classifier", own), *accuracies.items(), ("the most frequent class", frequent)]
-    text = verdict.text if verdict.beyond else f"{verdict.text}; {NO_BETTER}"
+    advice = TOO_EASY if own == 1 else NO_BETTER
+    text = verdict.text if verdict.beyond else f"{verdict.text}; {advice}"
     body = render(
         "baselines.html.j2",
         rows=[(name, value, wilson_interval(value, images)) for name, value in rows],

@@ -127,10 +127,10 @@ def _norm(model: BackboneModel, source: BackboneModel) -> WarmStart:
         segments = isinstance(model, Segmenter)
         why = "a segmentation head reads blocks without it" if segments else "none is here"
     elif mine == "mean":
-        why = "it normalises before pooling, and mean pooling is normalised after it"
+        why = "there it comes before pooling, here after the mean of the patches"
         why += "; --pooling cls keeps it" * both
     else:
-        why = "it normalises the mean of the patches, which is not taken here"
+        why = "there it comes after the mean of the patches, which is not taken here"
         why += "; --pooling mean keeps it" * both
     return WarmStart(left=(f"final norm ({why})",), new=new)
 
