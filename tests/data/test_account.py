@@ -187,3 +187,11 @@ def test_the_doctor_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "one folder per class, in the splits train/" in found["layout"].found
     assert found["skipped"].level == "warn"
     assert "1 .heic (HEIC" in found["skipped"].found
+
+
+def test_of_a_single_image_it_names_the_image(tmp_path):
+    place = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(place)
+    lines = list(open_source(str(place)).account.lines())
+    assert str(place) in lines[0]
+    assert "1 image" in lines[1]

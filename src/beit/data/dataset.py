@@ -21,7 +21,7 @@ from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
 from beit.data.shards import open_shards, shard_parts
-from beit.data.sources import FileSource, ImageSource, account_of, class_counts
+from beit.data.sources import FileSource, ImageSource, account_for, account_of, class_counts
 from beit.errors import ConfigError, DataError, no_images_at
 from beit.terminal import quoted
 
@@ -300,7 +300,9 @@ def _single_image(path: str) -> ImageSource:
             remedy=f"give a folder, a list ({', '.join(LIST_EXTENSIONS)}), shards (.tar), Parquet, "
             "or an image; export other tables as .csv or .jsonl",
         )
-    return FileSource(str(Path(path).parent), [Path(path).name])
+    source = FileSource(str(Path(path).parent), [Path(path).name])
+    source.account = account_for(source, path, "an image")
+    return source
 
 
 def _check_learnable(path: str, train: ImageSource) -> None:
