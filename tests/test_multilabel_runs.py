@@ -130,7 +130,7 @@ def test_an_image_may_have_no_label(run, tmp_path, capsys):
 
 def test_a_model_without_thresholds_counts_from_one_half(run, tmp_path):
     reads = replace(load_artifact(run).details, thresholds=())
-    assert reads.counted_from == (EVEN,) * 3
+    assert reads.effective_thresholds == (EVEN,) * 3
     logits = torch.tensor([[0.1, -0.1, 3.0]])
     assert reads.decided(logits).tolist() == [[True, False, True]]
 
@@ -345,7 +345,7 @@ def test_the_page_shows_each_label_and_independent_bars(run):
 def test_the_surest_answers_are_ordered_by_their_distance(run):
     validation = Validation(run, read_run_config(run))
     found = validation.predict(validation.source)
-    given = found.reads.decided(found.logits)
+    given = found.details.decided(found.logits)
     assert torch.equal((given == found.targets).all(dim=1), found.margins > 0)
     assert (found.margins.abs() <= 1).all()
 

@@ -67,19 +67,19 @@ class Predicted(NamedTuple):
     targets: Tensor
     """Class ids [images], or of a multi-label model bool [images, classes]."""
     keys: tuple[str, ...]
-    reads: Details
+    details: Details
 
     @property
     def probabilities(self) -> Float[Tensor, "images classes"]:
         """Of one class per image they add up to one; of labels each is independent."""
-        return self.reads.probabilities(self.logits)
+        return self.details.probabilities(self.logits)
 
     @property
     def truth(self) -> Tensor:
         """bool [images, classes]."""
-        if self.reads.multi_label:
+        if self.details.multi_label:
             return self.targets
-        return torch.nn.functional.one_hot(self.targets, len(self.reads.classes)).bool()
+        return torch.nn.functional.one_hot(self.targets, len(self.details.classes)).bool()
 
     @property
     def margins(self) -> Float[Tensor, " images"]:
@@ -88,10 +88,10 @@ class Predicted(NamedTuple):
         Of labels, how far the worst one lies on the right side of its threshold.
         """
         probabilities = self.probabilities
-        if not self.reads.multi_label:
+        if not self.details.multi_label:
             surest, given = probabilities.max(dim=1)
             return torch.where(given == self.targets, surest, -surest)
-        thresholds = torch.tensor(self.reads.counted_from)
+        thresholds = torch.tensor(self.details.effective_thresholds)
         # Both sides of a threshold reach from 0 to 1, wherever it lies.
         above = probabilities - thresholds
         scaled = above / torch.where(above >= 0, 1 - thresholds, thresholds).clamp_min(1e-6)
@@ -105,27 +105,27 @@ class Predicted(NamedTuple):
 
     def bars(self, index: int) -> tuple[LabelBar, ...]:
         """The classes that an image has or is given, and the next most probable ones."""
-        reads, truth = self.reads, self.truth[index]
+        details, truth = self.details, self.truth[index]
         probabilities = self.probabilities[index]
-        given = reads.decided(self.logits[index, None])[0]
+        given = details.decided(self.logits[index, None])[0]
         lines: list[LabelBar] = []
         for place in probabilities.argsort(descending=True, stable=True).tolist():
             bar = LabelBar(
-                reads.classes[place],
+                details.classes[place],
                 float(probabilities[place]),
-                reads.counted_from[place] if reads.multi_label else None,
+                details.effective_thresholds[place] if details.multi_label else None,
                 bool(truth[place]),
                 bool(given[place]),
             )
-            if bar.is_true or bar.is_given or len(lines) < LISTED[reads.multi_label]:
+            if bar.is_true or bar.is_given or len(lines) < LISTED[details.multi_label]:
                 lines.append(bar)
         return tuple(lines)
 
     def example(self, index: int, image: UInt8[Tensor, "channels height width"]) -> Example:
         """An image with its classes."""
-        reads, key = self.reads, self.keys[index]
-        names = [reads.classes[label] for label in self.truth[index].nonzero().flatten().tolist()]
-        alt = f"An image {'with' if reads.multi_label else 'of'} {', '.join(names)}"
+        details, key = self.details, self.keys[index]
+        names = [details.classes[label] for label in self.truth[index].nonzero().flatten().tolist()]
+        alt = f"An image {'with' if details.multi_label else 'of'} {', '.join(names)}"
         shown = PageImage(
             to_rgb(image), alt if names else "An image without a label", key.rsplit("/", 1)[-1]
         )
@@ -142,8 +142,8 @@ class Validation:
 
     def __init__(self, run: Path, config: FinetuneRunConfig) -> None:
         self.opened: RunModel[Classifier] = open_model(run, Classifier)
-        self.reads = self.opened.details
-        self.train, self.source = divided(config, self.reads.classes)
+        self.details = self.opened.details
+        self.train, self.source = divided(config, self.details.classes)
         self._view = EvaluationView(config.model.size, config.crop)
         self._channels, self._range = config.model.channels, config.loader.value_range
 
@@ -160,7 +160,7 @@ class Validation:
             for batch in self.batches(source)
         ]
         logits, targets, keys = zip(*rows, strict=True)
-        return Predicted(torch.cat(logits), torch.cat(targets), sum(keys, ()), self.reads)
+        return Predicted(torch.cat(logits), torch.cat(targets), sum(keys, ()), self.details)
 
     def examples(self, keys: Sequence[str], found: Predicted | None = None) -> dict[str, Example]:
         """What the model says about some images, with the images."""
@@ -209,14 +209,14 @@ def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[st
 
 def _labels(found: Predicted, available: int) -> Section:
     """How each label that occurs does, those of the lowest average precision first."""
-    reads = found.reads
-    scores = score_labels(LabelAnswers(found.logits, found.targets), reads.counted_from)
+    details = found.details
+    scores = score_labels(LabelAnswers(found.logits, found.targets), details.effective_thresholds)
     support = scores.support.tolist()
     worst_first = scores.average_precision.nan_to_num(nan=2).argsort(stable=True).tolist()
     body = render(
         "labels.html.j2",
         scores=scores,
-        classes=reads.classes,
+        classes=details.classes,
         order=[index for index in worst_first if support[index]][:MOST_ROWS],
         precision=scores.average_precision.tolist(),
         f1=scores.f1.tolist(),
@@ -228,7 +228,7 @@ def _labels(found: Predicted, available: int) -> Section:
 
 def _classes(found: Predicted, available: int) -> Section:
     """How each class does, the worst first, and which are taken for which."""
-    images, classes = len(found.targets), found.reads.classes
+    images, classes = len(found.targets), found.details.classes
     probabilities, targets = found.probabilities, found.targets
     confusion = confusion_matrix(probabilities.argmax(dim=1), targets, len(classes))
     totals = confusion.sum(dim=1)
@@ -296,11 +296,11 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     body = render(
         "answers.html.j2",
         galleries=galleries,
-        multi_label=found.reads.multi_label,
+        multi_label=found.details.multi_label,
         images=len(found.keys),
     )
-    measured = _labels if found.reads.multi_label else _classes
-    beside = config.baselines and not found.reads.multi_label
+    measured = _labels if found.details.multi_label else _classes
+    beside = config.baselines and not found.details.multi_label
     return [
         *([_baselines(validation, found, amount)] if beside else []),
         measured(found, len(validation.source)),

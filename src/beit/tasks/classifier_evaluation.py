@@ -193,7 +193,7 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
         )
     batches = measuring.batches(source, range(len(source)), torch.from_numpy(labels))
     answers = answer_labels(logits, batches, measuring.processes.device, measuring.processes.gather)
-    scores = score_labels(answers, details.counted_from)
+    scores = score_labels(answers, details.effective_thresholds)
     one_each = source.targets is not None and not is_multi_label(source)
     chosen = "those of the model, chosen on its validation images"
     how = chosen if details.thresholds else "0.5, as the model has none of its own"

@@ -138,7 +138,7 @@ class Details(Config):
         return EvaluationView(size, crop, self.resize, self.interpolation, labelled)
 
     @property
-    def counted_from(self) -> tuple[float, ...]:
+    def effective_thresholds(self) -> tuple[float, ...]:
         """Of a multi-label model the probability from which each class counts; else empty."""
         return (self.thresholds or (EVEN,) * len(self.classes)) if self.multi_label else ()
 
@@ -153,7 +153,7 @@ class Details(Config):
         """The classes that are answered: the best one, or those from their thresholds on."""
         probabilities = self.probabilities(logits)
         if self.multi_label:
-            thresholds = torch.tensor(self.counted_from, dtype=torch.float64)
+            thresholds = torch.tensor(self.effective_thresholds, dtype=torch.float64)
             return probabilities.double() >= thresholds.to(probabilities.device)
         best = torch.zeros_like(probabilities, dtype=torch.bool)
         return best.scatter(1, probabilities.argmax(dim=1, keepdim=True), value=True)
@@ -170,7 +170,7 @@ class Details(Config):
         if most is None:
             most = len(self.classes) if self.multi_label else BEST
         values, indices = probabilities.topk(min(most, len(self.classes)))
-        thresholds = self.counted_from or (None,) * len(self.classes)
+        thresholds = self.effective_thresholds or (None,) * len(self.classes)
         found = [
             Label(self.classes[index], value, thresholds[index])
             for index, value in zip(indices.tolist(), values.tolist(), strict=True)

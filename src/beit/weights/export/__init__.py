@@ -186,7 +186,7 @@ def describe(source: Artifact, target: Target) -> dict[str, str]:
         "preprocess": target.preprocess,
         "classes": list(details.classes) if logits else [],
         "multi_label": details.multi_label,
-        "thresholds": list(details.counted_from) if logits else [],
+        "thresholds": list(details.effective_thresholds) if logits else [],
         "mean": list(mean),
         "std": list(std),
         "channels": target.channels,
