@@ -31,9 +31,20 @@ from beit.studies.objects import best_overlaps, even_overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
 
+# What the measures are called.
+CONVERGED_AT = "fine-tuned until it no longer rises"
+ATTENTION = "attention IoU"
+CONVERGENCE = "updates to 90 %"
+CATCHING_UP = "updates to the best from scratch"
+COUNTS = ("its updates", CONVERGENCE, CATCHING_UP, "CPU s before")
 CHANCE = "chance"
 CONVERGED = 0.9
 """Of the accuracy at the end: the updates until then are the speed of convergence."""
+
+
+def finetuned(labels: int) -> str:
+    """The name of the measure."""
+    return f"fine-tuned, {number_of(labels)}"
 
 
 def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:

@@ -15,8 +15,9 @@ from beit.errors import DataError
 from beit.evaluation.baselines import TRIVIAL
 from beit.recipes.studies import OWN_ARMS, SCRATCH, Arm, StudyPlan, number_of
 from beit.studies.jobs import once
+from beit.studies.measures import finetuned
 from beit.studies.results import Interval, Scores
-from beit.studies.study import Data, Study, finetuned
+from beit.studies.study import Data, Study
 from beit.studies.tables import write_tables
 from beit.terminal import print_lines
 

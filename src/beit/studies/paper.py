@@ -23,18 +23,10 @@ from beit.recipes.studies import (
     prolonged,
 )
 from beit.studies.jobs import once
+from beit.studies.measures import ATTENTION, CATCHING_UP, CONVERGED_AT, CONVERGENCE, finetuned
 from beit.studies.results import Claim, Scores, Verdict, judge
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.study import (
-    ATTENTION,
-    CATCHING_UP,
-    CONVERGED_AT,
-    CONVERGENCE,
-    Data,
-    Study,
-    finetuned,
-    slug,
-)
+from beit.studies.study import Data, Study, slug
 from beit.studies.tables import StudyTable, write_tables
 
 UNLIKE = 0.1

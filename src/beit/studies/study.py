@@ -20,13 +20,19 @@ from beit.config import FinetuneRunConfig, SegmentRunConfig
 from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
-from beit.recipes.studies import BEIT, SCRATCH, UNTRAINED, Arm, StudyPlan, number_of
+from beit.recipes.studies import BEIT, SCRATCH, UNTRAINED, Arm, StudyPlan
 from beit.studies.jobs import Job, at_once, carried_out, check_plan, once, record_made, tested
 from beit.studies.measures import (
+    ATTENTION,
+    CATCHING_UP,
+    CONVERGED_AT,
+    CONVERGENCE,
+    COUNTS,
     attention_overlaps,
     caught_up,
     converged,
     even_attention,
+    finetuned,
     frozen_scores,
     parts,
     untrained,
@@ -248,13 +254,14 @@ class Study:
         self.train([Job("finetune", run) for run in runs.values()], "fine-tuning")
 
         def record(measure: str, labels: int, values: Callable[[Path, Path], list[float]]) -> None:
-            def pair(name: str, seed: int, draw: int) -> tuple[Path, Path]:
-                both = (runs[one, labels, seed, draw].out for one in (name, SCRATCH))
-                first, scratch = map(Path, both)
-                return first, scratch
+            def run(name: str, seed: int, draw: int) -> Path:
+                return Path(runs[name, labels, seed, draw].out)
 
             for arm in self.arms:
-                every = [[values(*pair(arm.name, seed, draw)) for draw in draws] for seed in seeds]
+                every = [
+                    [values(run(arm.name, seed, draw), run(SCRATCH, seed, draw)) for draw in draws]
+                    for seed in seeds
+                ]
                 self._record(arm.name, measure, every, measure not in COUNTS)
 
         for labels in plan.labels:
@@ -338,11 +345,9 @@ class Study:
             if arm.longer == 1
         }  # fmt: skip
         self.train([Job("segment", run) for run in runs.values()], "segmenting")
-        for arm in self.arms:
-            for name in self.plan.segment:
-                if arm.longer == 1:
-                    every = [[tested(Path(runs[arm.name, name, seed].out))] for seed in seeds]
-                    self._record(arm.name, f"mIoU, {name}", every, False)
+        for arm, name in dict.fromkeys((arm, name) for arm, name, _ in runs):
+            every = [[tested(Path(runs[arm, name, seed].out))] for seed in seeds]
+            self._record(arm, f"mIoU, {name}", every, False)
 
     def _segmenting(self, arm: Arm, name: str, seed: int, setting: Setting) -> SegmentRunConfig:
         base, init = self.plan.segment[name], self.start(arm, seed)
@@ -387,18 +392,6 @@ class Study:
         assert test is not None
         keys = (test.key(index).removeprefix("test/") for index in range(len(test)))
         return [self.units(key) for key in keys]
-
-
-CONVERGED_AT = "fine-tuned until it no longer rises"
-ATTENTION = "attention IoU"
-CONVERGENCE = "updates to 90 %"
-CATCHING_UP = "updates to the best from scratch"
-COUNTS = ("its updates", CONVERGENCE, CATCHING_UP, "CPU s before")
-
-
-def finetuned(labels: int) -> str:
-    """The name of the measure."""
-    return f"fine-tuned, {number_of(labels)}"
 
 
 def slug(name: str) -> str:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from beit.atomic_io import replace_file
 from beit.recipes.studies import SCRATCH, number_of
 from beit.report.markup import render
+from beit.studies.measures import ATTENTION, CONVERGED_AT, COUNTS, finetuned
 from beit.studies.results import as_csv, lines, pivot
-from beit.studies.study import ATTENTION, CONVERGED_AT, COUNTS, Study, finetuned
+from beit.studies.study import Study
 
 EXPLANATION = (
     "Test accuracy, mean IoU over the classes of the test masks, and IoU of attention with objects "
