@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from beit.batch import Batch
-from beit.errors import (
-    EXHAUSTED,
-    BeitError,
-    CheckpointError,
-    DivergedError,
-    Preempted,
-    ResourceError,
-)
+from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
 from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
@@ -162,18 +155,10 @@ class _Run:
                 self.info(note)
             yield
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise spec.folder.lost(error, self.step) from error
         finally:
             if self.logger is not None:
                 self.logger.close()
-
-    def _unwritable(self, error: OSError) -> ResourceError:
-        remedy = EXHAUSTED.get(error.errno or 0, "make room or permit writing")
-        return ResourceError(
-            f"{error.filename or self.spec.folder.path} cannot be read or written to after step "
-            f"{self.step}: {error.strerror}",
-            remedy=f"{remedy}, then continue with --resume",
-        )
 
     def log_start(self) -> None:
         trained = sum(p.numel() for p in self.updater.optimizer.parameters)
@@ -371,7 +356,7 @@ class _Run:
         if self.logger is not None:
             self.logger.flush()
             if self.logger.failure is not None:
-                raise self._unwritable(self.logger.failure)
+                raise self.spec.folder.lost(self.logger.failure, self.step)
 
     def is_blocked(self) -> bool:
         """Whether the disk takes nothing more: no checkpoint, or no row."""

@@ -13,7 +13,7 @@ from beit.config.following import WITH_STEPS
 from beit.config.runs import RunConfig
 from beit.config.tree import differences, from_json, to_json
 from beit.config.validation import LARGEST_INT
-from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.errors import EXHAUSTED, ConfigError, ResourceError, RunFolderError
 from beit.json_object import parse_json, read_json_lines
 from beit.terminal import printable
 
@@ -152,6 +152,15 @@ class RunFolder:
                 remedy="repeat the command that started it and add --resume (all settings are in "
                 "its config.json, of which --steps may be larger), or choose another --out",
             )
+
+    def lost(self, error: OSError, step: int) -> ResourceError:
+        """The error where the folder can no longer be read or written to."""
+        remedy = EXHAUSTED.get(error.errno or 0, "make room or permit writing")
+        return ResourceError(
+            f"{error.filename or self.path} cannot be read or written to after step {step}: "
+            f"{error.strerror}",
+            remedy=f"{remedy}, then continue with --resume",
+        )
 
     def close(self) -> None:
         """Let others in."""
