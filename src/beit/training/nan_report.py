@@ -33,6 +33,8 @@ REMEDIES = {
     NOT_FINITE: "lower --lr, set --clip, or use --precision fp32",
     OVERFLOWED: "use --precision bf16 or fp32, or lower --lr",
 }
+UNRECORDED = (OSError, RuntimeError, ValueError, MemoryError)
+"""What may keep a step from being recorded: the divergence is what matters."""
 MOST_NAMED = 8
 """Images of a micro-batch that an error names; its record has all."""
 TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Batch)}
@@ -124,19 +126,14 @@ def diverged(
     text = remedy = ""
     try:
         record = _find(updater, loader, step)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        MemoryError,
-    ) as error:  # the divergence is what matters
+    except UNRECORDED as error:
         text = f"no record could be made: {error}"
     where = record.where if record else ""
     known = processes.any(bool(where))
     if record is not None and (where or not known):
         try:
             file = write_record(folder.diverged, record)
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        except UNRECORDED as error:
             text = f"no record could be made: {error}"
         else:
             text = _describe(record, updater)
