@@ -35,7 +35,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the collector of garbage need not look through it again and
-    again, which was a fifth of the time; nor do the processes that are forked copy it."""
+    again; nor do the processes that are forked copy it."""
     gc.collect()
     gc.freeze()
 
