@@ -168,6 +168,10 @@ EXHAUSTED = {
     errno.ENOMEM: "free memory: fewer --workers, a smaller --batch or model, no other programs",
 }
 """What a process ran out of, which says nothing about the file that it wanted, and the remedies."""
+DENIED = dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS),
+    "check who may read and write there (ls -ld), or name a place of your own",
+)
 
 
 def system_error(error: OSError) -> ResourceError:
@@ -185,11 +189,10 @@ def system_error(error: OSError) -> ResourceError:
             remedy="name a folder with room for them in the environment's TMPDIR",
         )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    full = error.errno in FULL
-    remedy = EXHAUSTED.get(error.errno or 0, "`beit --traceback VERB ...` shows where")
+    remedies = dict.fromkeys(FULL, "make room, and run it again") | EXHAUSTED | DENIED
     return ResourceError(
         f"{what}{refusal(error)}",
-        remedy="make room, and run it again" if full else remedy,
+        remedy=remedies.get(error.errno or 0, "`beit --traceback VERB ...` shows where"),
     )
 
 
