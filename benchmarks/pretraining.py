@@ -47,7 +47,7 @@ PEERS: dict[str, Callable[[MaskedImageModel], nn.Module]] = {
 }
 
 KEPT = "beit, kept tokens"
-"""The tokens of the images are found in a bank on disk."""
+"""The tokens of the images are found in a cache on disk."""
 
 RECOMPUTING: dict[str, Recompute] = {
     "beit, selective recompute": "selective",
@@ -80,9 +80,9 @@ class Task:
         self.mask = setting.mask(setting.pretraining)
 
     def ours(
-        self, precision: str, bank: TokenCache | None = None, recompute: Recompute = "off"
+        self, precision: str, cache: TokenCache | None = None, recompute: Recompute = "off"
     ) -> Contestant:
-        """With the optimizer of our runs: fused, and grouped by decay. With a bank, tokens are
+        """With the optimizer of our runs: fused, and grouped by decay. With a cache, tokens are
         encoded in the first step and found on disk in the others."""
         fastest = encoding_precision("auto", self.setting.device)
         objective = MaskedImageModeling(self.model, MaskedConfig(), self.tokenizer, fastest)
@@ -92,9 +92,11 @@ class Task:
         views = torch.tensor([[0, image] for image in range(self.setting.batch)])
 
         def tokens() -> Tensor:
-            if bank is None:
+            if cache is None:
                 return tokenizer.encode(self.token_images, self.mask)
-            found = bank.tokens(views, lambda missing: tokenizer.encode(self.token_images[missing]))
+            found = cache.tokens(
+                views, lambda missing: tokenizer.encode(self.token_images[missing])
+            )
             return found.to(self.setting.device)[self.mask]
 
         return _step(
@@ -149,10 +151,10 @@ def contests(setting: Setting) -> Iterator[Contest]:
     for precision in setting.precisions:
         peers, skipped = gather({name: partial(task.theirs, name, precision) for name in PEERS})
         with tempfile.TemporaryDirectory() as folder:
-            kept = task.ours(precision, _bank(setting, task, folder))
+            kept = task.ours(precision, _cache(setting, task, folder))
             clock = Clock(setting.device, setting.threads)
             clock.start()
-            kept(clock)  # and so fill the bank
+            kept(clock)  # and so fill the cache
             yield Contest(
                 case=f"step {precision}",
                 contestants={OURS: task.ours(precision), KEPT: kept, **peers},
@@ -165,7 +167,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
     yield from _average(task.model)
 
 
-def _bank(setting: Setting, task: Task, folder: str) -> TokenCache:
+def _cache(setting: Setting, task: Task, folder: str) -> TokenCache:
     return TokenCache(
         Path(folder),
         {},

@@ -47,15 +47,15 @@ def _contest(
     ordinary = setting.pretraining
     seeing = replace(ordinary, absolute_position=True, relative_position="none", mask_token=False)
     light = VisibleConfig(decoder_width=ordinary.width // 3)  # 256 for base, as in the recipes
-    bank = None if kept is None else _bank(setting, tokenizer, kept)
+    cache = None if kept is None else _cache(setting, tokenizer, kept)
 
     def masked() -> MaskedImageModeling:
         model = MaskedImageModel(ordinary, tokenizer.codes)
-        return MaskedImageModeling(model, MaskedConfig(), tokenizer, encoding, bank)
+        return MaskedImageModeling(model, MaskedConfig(), tokenizer, encoding, cache)
 
     def visible() -> MaskedImageModeling:
         model = VisibleOnlyModel(seeing, tokenizer.codes, light)
-        return VisibleOnlyPrediction(model, light, tokenizer, encoding, bank)
+        return VisibleOnlyPrediction(model, light, tokenizer, encoding, cache)
 
     return Contest(
         case=f"step {precision}" if kept is None else f"step with kept tokens {precision}",
@@ -68,7 +68,7 @@ def _contest(
     )
 
 
-def _bank(setting: Setting, tokenizer: VisualTokenizer, folder: Path) -> TokenCache:
+def _cache(setting: Setting, tokenizer: VisualTokenizer, folder: Path) -> TokenCache:
     return TokenCache(
         folder,
         {},

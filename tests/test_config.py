@@ -389,6 +389,7 @@ def test_options_are_read_under_their_old_names():
 
     for verb, kind, before, now in (
         ("pretrain", PretrainRunConfig, "neighbour_pictures", "knn_images"),
+        ("pretrain", PretrainRunConfig, "token_bank", "token_cache"),
         ("finetune", FinetuneRunConfig, "subset_seed", "split_seed"),
     ):
         config = find_recipe(verb, "tiny", kind)

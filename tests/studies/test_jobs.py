@@ -21,14 +21,14 @@ import sys
 from dataclasses import replace
 
 from beit.recipes import tokenizers
-from beit.studies.jobs import Job, carried_out
+from beit.studies.jobs import Job, run_jobs
 
 if __name__ == "__main__":
     config = tokenizers.tiny()
     training = replace(config.training, steps=10**6, batch=2, save_every=10**6, log_every=1)
     config = replace(config, data=sys.argv[1], training=training)
     jobs = [Job("tokenizer", replace(config, out=out), tested=False) for out in sys.argv[2:]]
-    list(carried_out(jobs, 2))
+    list(run_jobs(jobs, 2))
 """
 LONGEST = 120.0
 """Seconds to wait for what happens at once on a machine that has time."""

@@ -138,7 +138,7 @@ def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypat
     def never(job: study.Job) -> study.Job:
         raise AssertionError("this was done before")
 
-    monkeypatch.setattr(jobs, "carry_out", never)
+    monkeypatch.setattr(jobs, "run_job", never)
     study_paper(folder, brief(), arms, counts=COUNTS)
     assert {path: path.read_text() for path in folder.glob("results.*")} == before
     with pytest.raises(RunFolderError, match="another length"):
@@ -189,11 +189,11 @@ def test_it_goes_on_after_a_kill_and_ends_alike(few_objects, tmp_path, monkeypat
         if job.verb == "finetune" and len(done) > 3:
             raise KeyboardInterrupt
         done.append(job.verb)
-        return carry_out(job)
+        return run_job(job)
 
-    carry_out = jobs.carry_out
+    run_job = jobs.run_job
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "carry_out", killed)
+        patched.setattr(jobs, "run_job", killed)
         with pytest.raises(KeyboardInterrupt):
             study_paper(tmp_path / "killed", plan, arms, counts=COUNTS)
     study_paper(tmp_path / "killed", plan, arms, counts=COUNTS)

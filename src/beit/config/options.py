@@ -173,7 +173,7 @@ class TokenizerOptions(RunOptions, ViewOptions, FolderOptions, LabelFileOptions,
     compared: Literal["pixels", "gradients"]
     teacher: str | PathLike[str]
     teacher_views: int
-    teacher_bank: str | PathLike[str]
+    teacher_cache: str | PathLike[str]
     views: ViewConfig
     objective: TokenizerObjectiveConfig
     first_temperature: float
@@ -197,7 +197,7 @@ class PretrainOptions(
     tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
     token_views: int
-    token_bank: str | PathLike[str]
+    token_cache: str | PathLike[str]
     accept_collapsed: bool
     init: str | PathLike[str]
     model: VisionTransformerConfig

@@ -208,12 +208,12 @@ class RunConfig(Config):
         return None
 
 
-def check_bank(name: str, views: int, bank: str, kept: str) -> None:
-    """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
+def check_cache(name: str, views: int, cache: str, kept: str) -> None:
+    """Raise ConfigError unless these views can be kept, and a cache is named only if some are."""
     require(
-        views > 0 or not bank,
-        f"{name}_bank is {bank}, and {name}_views 0 keeps no {kept}",
-        f"add --{name}-views, or leave --{name}-bank out",
+        views > 0 or not cache,
+        f"{name}_cache is {cache}, and {name}_views 0 keeps no {kept}",
+        f"add --{name}-views, or leave --{name}-cache out",
     )
 
 
@@ -228,7 +228,7 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
     teacher_views: NonNegativeInt = 0
     """Fixed views of each image whose teacher features are computed once and stored on disk. 0
     stores none: every epoch has new views, and the teacher runs in every step."""
-    teacher_bank: str = ""
+    teacher_cache: str = ""
     """Folder for the stored features, which runs may share; empty: `features` in the run folder."""
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
@@ -249,7 +249,7 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
             f"the teacher {self.teacher} was given, and a {type(self.tokenizer).__name__} has none",
             "leave --teacher out, or use a recipe of VQ-KD",
         )
-        check_bank("teacher", self.teacher_views, self.teacher_bank, "features")
+        check_cache("teacher", self.teacher_views, self.teacher_cache, "features")
         require(
             self.teacher_views == 0 or isinstance(self.tokenizer, VQKDConfig),
             f"teacher_views is {self.teacher_views}, and a {type(self.tokenizer).__name__} has no "
@@ -275,7 +275,7 @@ class PretrainRunConfig(DividedDataConfig, RunConfig):
     token_views: NonNegativeInt = 0
     """Fixed views of each image whose tokens are computed once and stored on disk, each under new
     masks in every epoch. 0 stores none: every epoch has new views, which are encoded anew."""
-    token_bank: str = ""
+    token_cache: str = ""
     """Folder for the stored tokens, which runs may share; empty: `tokens` in the run folder."""
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
@@ -310,7 +310,7 @@ class PretrainRunConfig(DividedDataConfig, RunConfig):
             "leave --early-layer out, or use a recipe of masked image modeling",
         )
         self.objective.check_fits(self.model, self.masking)
-        check_bank("token", self.token_views, self.token_bank, "tokens")
+        check_cache("token", self.token_views, self.token_cache, "tokens")
         require(
             self.token_views == 0 or self.objective.target == "tokens",
             f"token_views is {self.token_views}, and pixels are to be predicted",

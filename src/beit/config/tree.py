@@ -56,6 +56,8 @@ OLD_NAMES = {
     "tap": ("early_layer", "out_index"),
     "taps": ("out_indices",),
     "auxiliary_tap": ("auxiliary_level",),
+    "token_bank": ("token_cache",),
+    "teacher_bank": ("teacher_cache",),
 }
 """Options under the names they had when configs that lie on disk were written; `tap` was two."""
 DROPPED = {"attention"}

@@ -23,7 +23,7 @@ from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
-from beit.studies.jobs import Job, at_a_time, carried_out, check_plan, once, tested
+from beit.studies.jobs import Job, at_a_time, check_plan, once, run_jobs, tested
 from beit.studies.measures import untrained
 from beit.studies.objects import EVEN, Objects, best_overlaps, even_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
@@ -129,7 +129,7 @@ def _of_budget(base: TrainingConfig, budget: Budget, seed: int) -> TrainingConfi
 def _scores(jobs: Mapping[str, Job]) -> list[float]:
     """What was measured on test, in per cent, of all that is trained here or was before."""
     names = {job.run: name for name, job in jobs.items()}
-    for job in carried_out(list(jobs.values()), at_a_time()):
+    for job in run_jobs(list(jobs.values()), at_a_time()):
         print(f"{names[job.run]}: {_score(job):.1f} %", flush=True)
     return [_score(job) for job in jobs.values()]
 

@@ -76,7 +76,7 @@ def at_a_time() -> int:
     return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
-def carry_out(job: Job) -> Job:
+def run_job(job: Job) -> Job:
     """Train, go on with what was begun, and measure on test; in any process."""
     run = job.run
     if not (run / "model").exists() or not (run / "seconds.json").exists():
@@ -92,10 +92,10 @@ def carry_out(job: Job) -> Job:
     return job
 
 
-def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
+def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
     """The jobs, each as soon as it and those before it are done, the longest first."""
     ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
-    return at_once(carry_out, [(job,) for job in ordered], processes)
+    return at_once(run_job, [(job,) for job in ordered], processes)
 
 
 def record_made(record: Path, make: Callable[[], Any]) -> Path:

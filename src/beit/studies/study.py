@@ -21,7 +21,7 @@ from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, SCRATCH, UNTRAINED, Arm, StudyPlan
-from beit.studies.jobs import Job, at_once, carried_out, check_plan, once, record_made, tested
+from beit.studies.jobs import Job, at_once, check_plan, once, record_made, run_jobs, tested
 from beit.studies.measures import (
     ATTENTION,
     CATCHING_UP,
@@ -116,7 +116,7 @@ class Study:
         if waiting:
             print(f"{what}: {counted(len(waiting), 'training')} to do", flush=True)
         begun = time.monotonic()
-        for number, job in enumerate(carried_out(waiting, self.processes), 1):
+        for number, job in enumerate(run_jobs(waiting, self.processes), 1):
             minutes = (time.monotonic() - begun) / 60
             print(f"{what}: {number} of {len(waiting)}, {job.run}, {minutes:.1f} min", flush=True)
 

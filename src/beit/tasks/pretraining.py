@@ -147,11 +147,11 @@ def prepare(
     if config.objective.target == "tokens":
         visual, note = sound_tokenizer(config, inputs)
     outputs = pixel_values(config.model) if visual is None else visual.codes
-    bank = None
+    cache = None
     if visual is not None and config.token_views:
-        bank = token_bank(config, visual, precision, source)
+        cache = token_cache(config, visual, precision, source)
     seed_everything(config.training.seed)  # whatever was drawn while the tokenizer was opened
-    objective = _objective(config, outputs, visual, precision, bank)
+    objective = _objective(config, outputs, visual, precision, cache)
     details = Details(
         tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
     )
@@ -162,12 +162,12 @@ def prepare(
         config=config,
         objective=objective,
         source=source,
-        view=CachedViews(views=views, number=config.token_views) if bank else views,
+        view=CachedViews(views=views, number=config.token_views) if cache else views,
         channels=config.model.channels,
         evaluation=evaluation,
         details=details,
         start=start,
-        notes=(*((note,) if note else ()), *((bank.check_room(),) if bank else ()), *notes),
+        notes=(*((note,) if note else ()), *((cache.check_room(),) if cache else ()), *notes),
     )
 
 
@@ -176,20 +176,20 @@ def _objective(
     outputs: int,
     visual: VisualTokenizer | None,
     precision: torch.dtype,
-    bank: TokenCache | None,
+    cache: TokenCache | None,
 ) -> MaskedImageModeling:
     chosen = config.objective
     if isinstance(chosen, VisibleConfig):
         light = VisibleOnlyModel(config.model, outputs, chosen)
-        return VisibleOnlyPrediction(light, chosen, visual, precision, bank)
+        return VisibleOnlyPrediction(light, chosen, visual, precision, cache)
     assert isinstance(chosen, MaskedConfig)
     if isinstance(chosen, ContrastiveConfig):
         contrastive = ContrastiveModel(
             config.model, outputs, config.aggregation, projection=chosen.projection
         )
-        return ContrastiveMaskedModeling(contrastive, chosen, visual, precision, bank)
+        return ContrastiveMaskedModeling(contrastive, chosen, visual, precision, cache)
     model = MaskedImageModel(config.model, outputs, config.aggregation)
-    return MaskedImageModeling(model, chosen, visual, precision, bank)
+    return MaskedImageModeling(model, chosen, visual, precision, cache)
 
 
 def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> tuple[VisualTokenizer, str]:
@@ -212,7 +212,7 @@ def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> tuple[VisualTo
     return visual, nearly_collapsed(config, visual.codes, metrics)
 
 
-def token_bank(
+def token_cache(
     config: PretrainRunConfig, visual: VisualTokenizer, precision: torch.dtype, source: ImageSource
 ) -> TokenCache:
     """Where the tokens of this run are kept, apart from those that anything else decided."""
@@ -226,7 +226,7 @@ def token_bank(
         "data": source.fingerprint(),
     }
     return TokenCache(
-        Path(config.token_bank or Path(config.out) / "tokens"),
+        Path(config.token_cache or Path(config.out) / "tokens"),
         identity,
         views=config.token_views,
         images=len(source),

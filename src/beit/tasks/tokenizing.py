@@ -73,10 +73,10 @@ def prepare(
     built = rebuilding(config.tokenizer, teacher)
     images = inputs.images(config.data, config.reading, built.channels, config.loader.value_range)
     training, held_out = hold_out(images, config.held_out)
-    bank = None
+    cache = None
     if teacher is not None and config.teacher_views:
         precision = resolve_precision(config.training.precision, processes.device)
-        bank = feature_bank(config, built, teacher, precision, training)
+        cache = feature_cache(config, built, teacher, precision, training)
     seed_everything(config.training.seed)
     passes = EvalLoader(
         ImageBatch,
@@ -101,20 +101,20 @@ def prepare(
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
     return Setup(
         config=config,
-        objective=objective_of(config, built, teacher, bank),
+        objective=objective_of(config, built, teacher, cache),
         source=training,
-        view=CachedViews(views=views, number=config.teacher_views) if bank else views,
+        view=CachedViews(views=views, number=config.teacher_views) if cache else views,
         channels=built.channels,
         evaluation=Evaluation(measure, skips=passes.skips),
         details=Details(),
         notes=(
-            *((bank.check_room(),) if bank else ()),
+            *((cache.check_room(),) if cache else ()),
             *_told_of_held_out(training, held_out),
         ),
     )
 
 
-def feature_bank(
+def feature_cache(
     config: TokenizerRunConfig,
     built: TokenizerConfig,
     teacher: Teacher,
@@ -135,7 +135,7 @@ def feature_bank(
         "data": source.fingerprint(),
     }
     return FeatureCache(
-        Path(config.teacher_bank or Path(config.out) / "features"),
+        Path(config.teacher_cache or Path(config.out) / "features"),
         identity,
         views=config.teacher_views,
         images=len(source),
@@ -169,14 +169,14 @@ def objective_of(
     config: TokenizerRunConfig,
     built: TokenizerConfig,
     teacher: Teacher | None,
-    bank: FeatureCache | None,
+    cache: FeatureCache | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
     model, how, seed = build_tokenizer(built), config.objective, config.training.seed
     if isinstance(how, QuantiseConfig):
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None
-            return VQDistillation(model, how, teacher, seed=seed, cache=bank)
+            return VQDistillation(model, how, teacher, seed=seed, cache=cache)
         assert isinstance(model, VQTokenizer | PatchCodebook)
         return VQReconstruction(model, how, seed=seed)
     assert isinstance(how, ReconstructConfig)

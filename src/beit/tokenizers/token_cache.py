@@ -138,7 +138,7 @@ class RowCache(abc.ABC):
             make_folder(self.folder)
             replace_file(path, [self._identity])
         if path.read_bytes() != self._identity:
-            raise self._foreign(f"{path} describes another bank or is damaged")
+            raise self._foreign(f"{path} describes another cache or is damaged")
         self._opened = True
 
     @contextmanager
@@ -176,7 +176,7 @@ class TokenCache(RowCache):
     """Tokens of images, N = `patches` of each: per token its id plus one."""
 
     content, verb = "tokens", "encoded"
-    options = ("--token-views", "--token-bank")
+    options = ("--token-views", "--token-cache")
 
     def __init__(
         self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,
@@ -209,7 +209,7 @@ class FeatureCache(RowCache):
     """
 
     content, verb = "features", "computed"
-    options = ("--teacher-views", "--teacher-bank")
+    options = ("--teacher-views", "--teacher-cache")
 
     def __init__(
         self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,

@@ -21,8 +21,8 @@ from beit.terminal import printable
 RESUMABLE = {
     "out",
     "accept_changed_data",
-    "token_bank",
-    "teacher_bank",
+    "token_cache",
+    "teacher_cache",
     "loader.workers",
     "loader.cache",
     "loader.cache_dir",

@@ -1,4 +1,4 @@
-"""Pre-training with a token bank: the same numbers, and each view is encoded once."""
+"""Pre-training with a token cache: the same numbers, and each view is encoded once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from beit.data.dataset import open_source
 from beit.errors import ConfigError, Preempted
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
-from beit.tasks.pretraining import token_bank
+from beit.tasks.pretraining import token_cache
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.load import open_tokenizer
 from finished import assert_same
@@ -57,15 +57,15 @@ def pretrain(trained, class_folders, tmp_path):
 def test_with_as_many_views_as_epochs_nothing_changes(pretrain, encoded):
     fresh = pretrain("fresh")
     assert encoded == [BATCH] * 6
-    assert_same(fresh, pretrain("banked", token_views=2))
+    assert_same(fresh, pretrain("cached", token_views=2))
     assert encoded == [BATCH] * 12
 
 
 def test_a_view_is_encoded_once(pretrain, encoded, tmp_path):
-    first = pretrain("first", token_views=1, token_bank=str(tmp_path / "bank"))
+    first = pretrain("first", token_views=1, token_cache=str(tmp_path / "cache"))
     assert encoded == [BATCH] * 3
     assert not (first / "tokens").exists()
-    second = pretrain("second", token_views=1, token_bank=str(tmp_path / "bank"))
+    second = pretrain("second", token_views=1, token_cache=str(tmp_path / "cache"))
     assert encoded == [BATCH] * 3
     assert_same(first, second)
 
@@ -86,7 +86,7 @@ def test_stopped_and_resumed_equals_uninterrupted(pretrain, encoded, monkeypatch
     assert encoded == [BATCH] * 6
 
 
-def test_whatever_decides_the_tokens_has_its_own_bank(trained, class_folders, tmp_path):
+def test_whatever_decides_the_tokens_has_its_own_cache(trained, class_folders, tmp_path):
     config = override(
         find_recipe("pretrain", "tiny", PretrainRunConfig),
         {"out": str(tmp_path), "token_views": 2},
@@ -100,7 +100,7 @@ def test_whatever_decides_the_tokens_has_its_own_bank(trained, class_folders, tm
     fp32, part = torch.float32, open_source(str(class_folders / "disc"))
 
     def folder(visual=visual, precision=fp32, source=source, **changes: Any) -> Path:
-        return token_bank(override(config, changes), visual, precision, source).folder
+        return token_cache(override(config, changes), visual, precision, source).folder
 
     folders = [
         folder(), folder(visual=other), folder(visual=smoother), folder(precision=torch.bfloat16),
@@ -112,7 +112,7 @@ def test_whatever_decides_the_tokens_has_its_own_bank(trained, class_folders, tm
 
 def test_options_that_would_do_nothing_are_refused():
     for options, problem in (
-        ({"token_bank": "bank"}, r"token_views 0 keeps no tokens[\s\S]*--token-views"),
+        ({"token_cache": "cache"}, r"token_views 0 keeps no tokens[\s\S]*--token-views"),
         ({"token_views": -1}, "token_views is -1"),
         ({"token_views": 1, "target": "pixels"}, "pixels are to be predicted"),
     ):

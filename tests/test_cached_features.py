@@ -15,7 +15,7 @@ from beit.config.tree import override
 from beit.data.dataset import open_source
 from beit.errors import CheckpointError, ConfigError
 from beit.recipes import find_recipe
-from beit.tasks.tokenizing import feature_bank, rebuilding
+from beit.tasks.tokenizing import feature_cache, rebuilding
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureCache
 from beit.weights.load import open_teacher
@@ -57,7 +57,7 @@ def distill(trained, class_folders, tmp_path):
 def test_with_as_many_views_as_epochs_nothing_changes(distill, asked):
     fresh = distill("fresh", jitter=0.2, pipeline="fast")
     assert asked == [BATCH] * 6
-    assert_same(fresh, distill("banked", jitter=0.2, pipeline="fast", teacher_views=2))
+    assert_same(fresh, distill("cached", jitter=0.2, pipeline="fast", teacher_views=2))
     assert asked == [BATCH] * 12
 
 
@@ -70,26 +70,26 @@ def test_the_teacher_is_asked_once_for_a_view(distill, asked, tmp_path, monkeypa
         uncached = distill("uncached", teacher_views=1)
     assert asked == [BATCH] * 6
     asked.clear()
-    first = distill("first", teacher_views=1, teacher_bank=str(tmp_path / "bank"))
+    first = distill("first", teacher_views=1, teacher_cache=str(tmp_path / "cache"))
     assert asked == [BATCH] * 3
     assert not (first / "features").exists()
-    second = distill("second", teacher_views=1, teacher_bank=str(tmp_path / "bank"))
+    second = distill("second", teacher_views=1, teacher_cache=str(tmp_path / "cache"))
     assert asked == [BATCH] * 3
     assert_same(uncached, first)
     assert_same(first, second)
 
 
 def test_damaged_features_are_refused(distill, tmp_path):
-    bank = tmp_path / "bank"
-    distill("first", teacher_views=1, teacher_bank=str(bank))
-    (view,) = bank.rglob("view-0000.features")
+    cache = tmp_path / "cache"
+    distill("first", teacher_views=1, teacher_cache=str(cache))
+    (view,) = cache.rglob("view-0000.features")
     with view.open("r+b") as file:
         file.seek(view.stat().st_size // 2)
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 8]))
     with pytest.raises(CheckpointError, match=r"features of another check sum[\s\S]*remove"):
-        distill("second", teacher_views=1, teacher_bank=str(bank))
+        distill("second", teacher_views=1, teacher_cache=str(cache))
 
 
 def test_room_is_told_before_the_first_step(distill, tmp_path, capsys):
@@ -99,7 +99,7 @@ def test_room_is_told_before_the_first_step(distill, tmp_path, capsys):
     assert list((tmp_path / "run" / "features").iterdir())
 
 
-def test_whatever_decides_the_features_has_its_own_bank(trained, class_folders, tmp_path):
+def test_whatever_decides_the_features_has_its_own_cache(trained, class_folders, tmp_path):
     config = override(
         find_recipe("tokenizer", "vqkd-tiny", TokenizerRunConfig),
         {"out": str(tmp_path), "teacher": str(trained.pretrained), "teacher_views": 2},
@@ -116,7 +116,7 @@ def test_whatever_decides_the_features_has_its_own_bank(trained, class_folders, 
     def folder(teacher=teacher, precision=fp32, source=source, **changes: Any) -> Path:
         changed = override(config, changes)
         built = rebuilding(changed.tokenizer, teacher)
-        return feature_bank(changed, built, teacher, precision, source).folder
+        return feature_cache(changed, built, teacher, precision, source).folder
 
     folders = [
         folder(), folder(teacher=other), folder(teacher=statistics),
@@ -130,7 +130,7 @@ def test_whatever_decides_the_features_has_its_own_bank(trained, class_folders, 
 
 def test_options_that_would_do_nothing_are_refused():
     for recipe, options, problem in (
-        ("vqkd-tiny", {"teacher_bank": "bank"}, r"keeps no features[\s\S]*--teacher-views"),
+        ("vqkd-tiny", {"teacher_cache": "cache"}, r"keeps no features[\s\S]*--teacher-views"),
         ("vqkd-tiny", {"teacher_views": -1}, "teacher_views is -1"),
         ("vq-tiny", {"teacher_views": 1}, "a VQConfig has no teacher"),
     ):
