@@ -274,7 +274,8 @@ def test_every_claim_has_a_row():
     assert judge(claim._replace(smaller=True), higher).verdict == "not shown: the opposite"
     assert judge(claim, {**higher, ("b", "m"): score(60.0)}).verdict == "not shown"
     assert judge(claim, {**higher, ("a", "m"): score(60.0)}).verdict == "not shown"  # no spread
-    assert judge(claim, {})[2:] == ("not affordable here", "beit ...")
+    assert judge(claim, {})[2:] == ("not run", "beit ...")
+    assert judge(claim._replace(arm=""), {})[2:] == ("not affordable here", "beit ...")
     names = {arm.name for arm in PAPER_ARMS} | {UNTRAINED, ""}
     assert all({each.arm, each.than} <= names for each in CLAIMS)
     rows = verdicts({})

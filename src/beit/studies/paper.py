@@ -180,6 +180,6 @@ def _write(study: Study) -> Path:
 
 
 MEANING = (
-    "A claim is shown if the difference lies beyond 0 with its whole interval; where it does not "
-    "run by itself at this scale, the command says how to try it."
+    "A claim is shown if the difference lies beyond 0 with its whole interval. Where an arm was "
+    "not run, or this scale is too small, the command tries it."
 )

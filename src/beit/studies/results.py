@@ -75,12 +75,13 @@ class Claim(NamedTuple):
     source: str
     """Where it is made."""
     arm: str
+    """Empty: it cannot be tried at this scale."""
     than: str
     measure: str
     smaller: bool = False
     """Whether less is better."""
     command: str = ""
-    """Where it cannot be tried at this scale: what tries it on a GPU."""
+    """What tries it, on a GPU if this scale is too small."""
 
 
 class Verdict(NamedTuple):
@@ -93,11 +94,12 @@ class Verdict(NamedTuple):
 
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
-    """Shown, not shown, or not affordable here, with the command; values that do not differ at all
-    among seeds, draws and units are too few to show anything."""
+    """Shown or not shown; not run or not affordable here, with the command. Values that do not
+    differ at all among seeds, draws and units are too few to show anything."""
     first, second = (scores.get((arm, claim.measure)) for arm in (claim.arm, claim.than))
     if first is None or second is None:
-        return Verdict(claim.text, claim.source, "not affordable here", claim.command)
+        verdict = "not run" if claim.arm else "not affordable here"
+        return Verdict(claim.text, claim.source, verdict, claim.command)
     gain = first.minus(second).interval()
     varied = gain.low < gain.high
     beyond = varied and (gain.high < 0 if claim.smaller else gain.low > 0)

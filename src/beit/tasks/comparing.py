@@ -15,7 +15,7 @@ from beit.claim import claim_output
 from beit.config import LoaderConfig
 from beit.config.data import AS_RECOGNISED, Division, Reading
 from beit.data.augment import EvaluationView
-from beit.data.dataset import Dataset, open_source
+from beit.data.dataset import Dataset
 from beit.data.images import check_readable
 from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource, evenly, is_multi_label
@@ -69,13 +69,14 @@ def compare_tokenizers(
         place = find_device(device)
         opened = [open_tokenizer(name) for name in tokenizers]
         loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
-        whole = open_source(data, reading)
+        dataset = Dataset(data, reading)
+        whole = dataset.training()
         whole.account.log()
         for tokenizer, loader in zip(opened, loaders, strict=True):
             check_readable(whole, tokenizer.config.channels, loader.value_range)
         splits = None
         if whole.classes and not is_multi_label(whole):
-            splits = divide(Dataset(data, reading), Division(split=0.5, seed=0))
+            splits = divide(dataset, Division(split=0.5, seed=0))
         shared = _Images(evenly(whole, images), splits, images, place)
         rows = [
             _measured(name, tokenizer.to(place), loader, shared)

@@ -13,7 +13,7 @@ from beit.config.data import AS_RECOGNISED, Division, Reading
 from beit.config.validation import require
 from beit.data.augment import central_view
 from beit.data.colours import ValueRange
-from beit.data.dataset import Dataset, open_source
+from beit.data.dataset import Dataset
 from beit.data.decode import decode
 from beit.data.labelled import divide
 from beit.data.sources import ImageSource, evenly
@@ -96,10 +96,11 @@ def from_data(
 def _open(place: str, limit: int, reading: Reading) -> ImageSource:
     """Labelled images of the validation part; without labels, all images."""
     require(limit > 0, f"samples is {limit}", "check on one image at least")
+    dataset = Dataset(place, reading)
     try:
-        splits = divide(Dataset(place, reading), Division(split=0.5, seed=0))
+        splits = divide(dataset, Division(split=0.5, seed=0))
     except DataError:
-        return evenly(open_source(place, reading), limit)
+        return evenly(dataset.training(), limit)
     return evenly(splits.test or splits.validation, limit)
 
 
