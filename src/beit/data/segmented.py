@@ -75,6 +75,11 @@ class SegmentationData:
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
         if not Path(path).exists():
             raise no_images_at(path)
+        if not Path(path).is_dir():
+            raise DataError(
+                f"{path} is a file, and images with masks are read from a folder",
+                remedy="give the folder that holds both; COCO files are named with --annotations",
+            )
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
