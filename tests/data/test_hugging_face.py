@@ -103,9 +103,19 @@ def test_labels_as_words_and_missing_ones(root: Path, tmp_path: Path) -> None:
     assert source.targets.tolist() == [2, 1, 2, 0]
     rows(root, 4, label=[0, 1, -1, 0]).save_to_disk(tmp_path / "unknown")
     assert open_source(str(tmp_path / "unknown")).targets is None
+    words = rows(root, 4).remove_columns("label").add_column("label", ["b", "a", "", "b"])
+    words.save_to_disk(tmp_path / "empty")
+    assert open_source(str(tmp_path / "empty")).targets is None
     rows(root, 4).remove_columns("label").save_to_disk(tmp_path / "none")
     with pytest.raises(DataError, match="no label for every image"):
         divide(Dataset(str(tmp_path / "none")), Division(split=0.5, seed=0))
+
+
+def test_several_parts_of_one_split_are_named(root: Path, tmp_path: Path) -> None:
+    parts = {"train": rows(root, 2), "extra": rows(root, 2), "train_more": rows(root, 2)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="splits for train: 'train', 'train_more'\n"):
+        open_source(str(tmp_path / "saved"))
 
 
 def test_test_split_without_answers_is_left_out(root: Path, tmp_path: Path) -> None:

@@ -290,6 +290,12 @@ def test_classes_and_splits_of_labelme(tmp_path):
     (tmp_path / "classes.txt").write_text("roof\n")
     with pytest.raises(DataError, match=r"labels of .* are not in .*: 'tree'"):
         opened(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    labelme(tmp_path / "train" / "train0.json", [shape("Tree ", square)])
+    assert (
+        "the classes 'Tree ', 'tree' differ in case or blanks only"
+        in opened(tmp_path).account.notes
+    )
 
 
 def test_labelme_files_in_another_folder(tmp_path):

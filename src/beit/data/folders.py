@@ -284,10 +284,8 @@ class Folders:
         if self._lists:
             because += f", and {quoted(self._lists)} may hold labels"
             instead += f"; to read such a list, give its path itself: {self._lists[0]}"
-        if tables := [
-            name for one in self._skipped if one.kind == ".parquet" for name in one.examples
-        ]:
-            because += f", and tables are not read: {quoted(tables)}"
+        for one in (one for one in self._skipped if one.kind == ".parquet"):
+            because += f", and tables are not read: {quoted(one.examples)}"
             instead += "; write names and labels into a CSV file, and give its path itself"
         remedy = f"use {LAYOUTS}{instead}{suggested_patterns(self._names(training))}"
         raise DataError(f"{where} has no class folders{because}", remedy=remedy)

@@ -156,7 +156,7 @@ def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
     lists = values if several else [[value] for value in values]
     if not all(isinstance(value, list) for value in lists):
         return (), None
-    if not all(isinstance(one, int | str) for value in lists for one in value):
+    if not all(isinstance(one, int | str) and one != "" for value in lists for one in value):
         return (), None
     names = tuple(inner[column].names) if column in named else ()
     if names and any(number < 0 for value in lists for number in value):

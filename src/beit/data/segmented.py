@@ -13,6 +13,7 @@ import numpy as np
 from beit.config.data import Division
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
+from beit.data.class_names import spelled_alike
 from beit.data.folder_names import split_called
 from beit.data.labelled import few
 from beit.data.layout import WHOLE
@@ -269,6 +270,8 @@ class SegmentationData:
                 names = BINARY_CLASSES
             elif len(names) == 1:
                 names = (BINARY_CLASSES[0], *names)
+        for note in spelled_alike(names):
+            self._search.note(note)
         if len(names) > IGNORE or len(set(names)) != len(names):
             raise DataError(
                 f"{path} has {len(names)} class names, {len(set(names))} of them different",
