@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,9 +103,19 @@ def test_labels_as_words_and_missing_ones(root: Path, tmp_path: Path) -> None:
     assert source.targets.tolist() == [2, 1, 2, 0]
     rows(root, 4, label=[0, 1, -1, 0]).save_to_disk(tmp_path / "unknown")
     assert open_source(str(tmp_path / "unknown")).targets is None
+    words = rows(root, 4).remove_columns("label").add_column("label", ["b", "a", "", "b"])
+    words.save_to_disk(tmp_path / "empty")
+    assert open_source(str(tmp_path / "empty")).targets is None
     rows(root, 4).remove_columns("label").save_to_disk(tmp_path / "none")
     with pytest.raises(DataError, match="no label for every image"):
         divide(Dataset(str(tmp_path / "none")), Division(split=0.5, seed=0))
+
+
+def test_several_parts_of_one_split_are_named(root: Path, tmp_path: Path) -> None:
+    parts = {"train": rows(root, 2), "extra": rows(root, 2), "train_more": rows(root, 2)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="splits for train: 'train', 'train_more'\n"):
+        open_source(str(tmp_path / "saved"))
 
 
 def test_test_split_without_answers_is_left_out(root: Path, tmp_path: Path) -> None:
@@ -149,6 +160,40 @@ def test_parquet_files_one_folder_deeper_are_named(root: Path, tmp_path: Path) -
     with pytest.raises(DataError, match=r"\.parquet \(1: a table: name it, or the folder it lies"):
         open_source(str(place.parent))
     assert len(open_source(str(place))) == 4
+
+
+def test_tables_beside_images_do_not_change_how_folders_are_read(
+    root: Path, tmp_path: Path
+) -> None:
+    """As features of a model lie there, or the addresses that were downloaded."""
+    place = tmp_path / "folders"
+    for number, path in enumerate(sorted(root.glob("*.png"))):
+        to = place / f"site{number % 2}" / ("cat", "dog")[number // 4] / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(path.read_bytes())
+    datasets.Dataset.from_dict({"file_name": ["a"]}).to_parquet(place / "metadata.parquet")
+    source = open_source(str(place))
+    assert (len(source), source.classes) == (8, ())
+    assert [one.examples for one in source.account.skipped] == [("metadata.parquet",)]
+    with pytest.raises(DataError, match="--class-level 2"):
+        divide(Dataset(str(place)), Division(split=0.5, seed=0))
+    (place / "metadata.parquet").rename(root / "metadata.parquet")
+    for folder in (place, root / "parquet"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with pytest.raises(DataError, match=r"tables are not read: 'metadata\.parquet'") as caught:
+        divide(Dataset(str(root)), Division(split=0.5, seed=0))
+    assert "into a CSV file" in caught.value.remedy
+    with pytest.raises(DataError, match="0 columns of the dataset hold images") as caught:
+        open_source(str(root / "metadata.parquet"))
+    assert "names of files belong into a list" in caught.value.remedy
+
+
+def test_images_beside_parquet_files_of_images_are_not_read_for_them(
+    root: Path, tmp_path: Path
+) -> None:
+    rows(root, 4).to_parquet(root / "some.parquet")
+    with pytest.raises(DataError, match="images in Parquet files, and others beside them"):
+        open_source(str(root))
 
 
 def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

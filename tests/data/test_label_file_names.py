@@ -16,7 +16,8 @@ Draw = Callable[..., Path]
 
 def test_names_are_looked_for_below_the_list(draw: Draw) -> None:
     root = draw("train_images/a.png", "train_images/deep/b.jpg", "test_images/c.png", "d.png")
-    found = read(root, "id,label\na,0\nb,1\nc,0\ndeep/b,1\nd,1\n")
+    text = "id,label\na,0\nb,1\nc,0\ndeep/b,1\nd,1\n"
+    found = read(root, text, split_column="none")
     assert [path for path, _ in labels(found)] == [
         "train_images/a.png", "train_images/deep/b.jpg", "test_images/c.png", "d.png",
     ]  # fmt: skip

@@ -58,6 +58,23 @@ def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -
     assert list(read(root, "image,label\ntrain/0.png,a\ntrain/1.png,b\n").splits) == [""]
 
 
+@pytest.mark.parametrize("folders", [("train", "test", "extra"), ("test", "site")])
+def test_folders_of_which_some_are_splits(draw: Draw, folders: tuple[str, ...]) -> None:
+    names = [f"{folder}/{number}.png" for folder in folders for number in range(2)]
+    root = draw(*names)
+    text = "image,label\n" + "".join(f"{name},{name[-5]}\n" for name in names)
+    with pytest.raises(DataError, match=r"some images .* lie in folders of splits") as caught:
+        read(root, text)
+    assert "--split-column none" in caught.value.remedy
+    assert paths(read(root, text, split_column="none")) == {"": names}
+
+
+def test_trains_beside_other_folders_are_no_split(draw: Draw) -> None:
+    root = draw("train/0.png", "ship/0.png")
+    assert labels(read(root, "image\ntrain/0.png\nship/0.png\n")) == [
+        ("train/0.png", "train"), ("ship/0.png", "ship")]  # fmt: skip
+
+
 def test_folds(root: Path) -> None:
     text = "\n".join(["image,fold,label", *(f"p{at}.png,{at % 3},{at // 3}" for at in range(6))])
     with pytest.raises(DataError, match=r"line 2 .* may be a fold") as caught:

@@ -124,13 +124,17 @@ def test_columns_of_zeros_and_ones(root: Path, values: tuple[str, str]) -> None:
         ("Finding Labels", ["Mass|No Finding", "Mass", "Edema"], "|"),
         ("labels", ["scab rust", "rust", "scab"], " "),
         ("labels", ["['scab', 'rust']", "['rust']", "['scab']"], ","),
+        ("label", ["['scab', 'rust']", "['rust']", "['scab']"], ","),
+        ("diagnosis", ['["scab", "rust"]', '["rust"]', '["scab"]'], ","),
+        ("labels", ["['scab' 'rust']", "['rust']", "['scab']"], "' '"),
+        ("labels", ["0|1", "1", "0"], "|"),
     ],
 )
 def test_tags(root: Path, heading: str, cells: list[str], mark: str) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["image_name", heading], *zip(NAMES, cells, strict=False)])
     found = read(root, text.getvalue())
-    tags = [{tag.strip("'[] ") for tag in cell.split(mark)} for cell in cells]
+    tags = [{tag.strip("'[] \"") for tag in cell.split(mark)} for cell in cells]
     assert [set(each) for _, each in labels(found)] == tags
     assert list(found.splits[""].classes) == sorted(found.splits[""].classes)
 
@@ -198,6 +202,8 @@ def test_a_column_of_images_is_found_or_asked_for(draw: Draw) -> None:
     assert labels(both) == [("a.png", "x"), ("b.png", "y")]
     with pytest.raises(DataError, match=r"no column of .* clearly names the images"):
         read(root, "who,where,what\nx,y,z\n")
+    with pytest.raises(DataError, match=r"2 of the 2 images .* do not exist"):
+        read(root, "id,label\n1.0,a\n2.0,b\n")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +246,12 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
         (rows("image,label", "p{n}.png,{c}", range(5)) + "p5.png,nan\n", r"no label: line 7"),
         (rows("image,a,b", "p{n}.png,{b},{b}").replace("5.png,1,1", "5.png,1,-1"), "holds the lab"),
         (rows("image", "p{n}.png"), "has no labels"),
+        (rows("image,label", 'p{n}.png,"[0, {b}]"'), "lists of 0 and 1, such as '.0, 0.'"),
+        (rows("image,tags", 'p{n}.png,"[{b}. 0.]"'), "lists of 0 and 1"),
+        (rows("image,tags", "p{n}.png,{b}|0|1"), "lists of 0 and 1"),
+        (rows("image,tags", "p{n}.png,['{c}']", range(5)) + "p5.png,['']\n", "no label: line 7"),
+        (rows("image,label,answer", "p{n}.png,{c},reject"), "'answer' .* 'reject' in 6 of 6 rows"),
+        (rows("image,label,Confidence", "p{n}.png,{c},{b}"), "'Confidence' .* '0' in 3 of 6 rows"),
         (rows("image,set,label", "p{n}.png,val,{c}"), "no split for training"),
         ("image,set,label\np0.png,train,a\np1.png,train,b\np2.png,val,c\n", "training image .*'c'"),
     ],
@@ -259,6 +271,33 @@ def test_numbers_that_are_classes(root: Path) -> None:
     assert found.splits[""].classes == ("10", "11")
     found = read(root, "\n".join(f"p{at}.png,{value}" for at, value in enumerate([10, 2, 10, 9])))
     assert found.splits[""].classes == ("2", "9", "10")
+    found = read(root, rows("image,label", "p{n}.png,{b}", range(5)) + "p5.png,1.0\n")
+    assert labels(found) == BITS
+    assert "labels such as 1.0 are read as 1" in account(found).notes
+
+
+def test_lists_of_zeros_and_ones_and_denied_labels_by_option(root: Path) -> None:
+    text = rows("image,label,confidence", 'p{n}.png,"[0, {b}]",{b}')
+    whole = read(root, text, label_column="label", label_separator="none")
+    assert [label for _, label in labels(whole)] == ["[0, 0]", "[0, 1]"] * 3
+    numbers = read(root, text, label_column="label", label_separator="comma")
+    assert [label for _, label in labels(numbers)] == [("0",), ("0", "1")] * 3
+
+
+def test_lists_of_other_splits_are_named(root: Path) -> None:
+    read(root, rows("image,label", "p{n}.png,{c}", [5]), "val.csv")
+    read(root, rows("image,label", "p{n}.png,{c}", [4]), "test.csv")
+    note = "lists of other splits are not read: 'test.csv', 'val.csv'"
+    text = rows("image,label", "p{n}.png,{c}", range(4))
+    assert note in account(read(root, text, "train.csv")).notes
+    assert note not in account(read(root, text, "all.csv")).notes
+
+
+def test_signs_that_are_classes(root: Path) -> None:
+    found = read(
+        root, "\n".join(f"{name}\t{sign}" for name, sign in zip(NAMES, "|,[];|", strict=True))
+    )
+    assert found.splits[""].classes == tuple(sorted("|,[];"))
 
 
 def test_many_numbers_with_gaps_are_no_classes_until_they_are_named(draw: Draw) -> None:

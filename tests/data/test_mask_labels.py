@@ -279,9 +279,13 @@ def test_numbers_of_classes_with_gaps_are_labels(tmp_path, values):
     assert opened(write(tmp_path, masks_of(*values))).masks.mask_values == "labels"
 
 
-def test_numbers_of_objects_are_no_classes(tmp_path):
+@pytest.mark.parametrize(
+    "counts",
+    [(9, 12, 5, 20), (1, 2, 1, 20, 2, 3, 1, 5, 1, 2, 1, 1)],  # nuclei, and people on a street
+)
+def test_numbers_of_objects_are_no_classes(tmp_path, counts):
     masks = []
-    for count in (9, 12, 5, 20):
+    for count in counts:
         mask = np.zeros((24, 24), np.uint8)
         mask.reshape(-1)[: 4 * count] = np.repeat(np.arange(1, count + 1), 4)
         masks.append(mask)

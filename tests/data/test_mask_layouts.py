@@ -219,6 +219,37 @@ def test_test_images_are_not_learned_from(tmp_path):
     assert "images/test/ has no masks, and is not used" in opened(tmp_path).account.notes
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/10k/{split}/{{}}.jpg", "labels/sem_seg/masks/{split}/{{}}.png"),
+        ("site{at}/{split}/{{}}.jpg", "site{at}/{split}/{{}}_mask.png"),
+    ],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_splits_further_down_are_none_to_learn_from(tmp_path, image, mask, masked):
+    """As of BDD100K."""
+    for number, split in enumerate(("train", "val", "test", "train", "val", "test")):
+        places = (place.format(split=split, at=number % 2) for place in (image, mask))
+        pairs(tmp_path, *places, count=2, start=2 * number)
+        for place in tmp_path.rglob("test/**/*.png") if not masked else ():
+            place.unlink()
+    found = opened(tmp_path)
+    for source, split in ((found.train, "train"), (found.validation, "val")):
+        assert len(source) == 4
+        assert all(f"/{split}/" in source.key(at) for at in range(4))
+        check_pairs(source)
+    assert found.account.layout.endswith("divided by the folders in their paths")
+    note = "test: not used here" if masked else "the images of test have no masks, and are not used"
+    assert note in found.account.notes
+    for place in tmp_path.rglob("test"):
+        shutil.rmtree(place)
+    assert (len(opened(tmp_path).train), len(opened(tmp_path).validation)) == (4, 4)
+    pairs(tmp_path, image.format(split="more", at=0), mask.format(split="more", at=0), 1, 20)
+    with pytest.raises(DataError, match=r"some images of .* lie in folders of splits, others do"):
+        opened(tmp_path)
+
+
 def test_a_split_of_another_name_can_be_measured(tmp_path):
     for part in ("train", "val", "night"):
         pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 3)
@@ -302,6 +333,28 @@ def test_classes_of_roboflow(tmp_path):
     (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n1, background\n2, crack\n")
     with pytest.raises(DataError, match="not a table of pixel values from 0"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{} {}", "{}: {}", "{},{}"])
+def test_class_lists_with_values(tmp_path, line):
+    root, names = pairs(tmp_path), ("ground", "roof")
+
+    def classes(*values):
+        lines = [line.format(*each) for each in zip(values, names, strict=True)]
+        (root / "classes.txt").write_text("\n".join(lines))
+        return opened(root).train.classes
+
+    assert classes(0, 1) == names
+    assert classes(2, 5) == tuple(map(line.format, (2, 5), names))  # such as coins
+    for values in ((1, 0), (1, 2)):
+        with pytest.raises(DataError, match="not a table of pixel values from 0"):
+            classes(*values)
+
+
+def test_a_file_is_no_folder_of_images_and_masks(tmp_path):
+    (tmp_path / "train.csv").write_text("image,mask")
+    with pytest.raises(DataError, match=r"train\.csv is a file"):
+        opened(tmp_path / "train.csv")
 
 
 def test_masks_without_an_image_and_twice(tmp_path):

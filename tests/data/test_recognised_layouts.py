@@ -224,6 +224,9 @@ def test_accents_are_the_same_name_however_they_are_written(draw: Draw) -> None:
 def test_classes_that_differ_in_case_are_named(draw: Draw) -> None:
     account = labelled(draw(*some("Cat", "cat", "dog"))).train.account
     assert "the classes 'Cat', 'cat' differ in case or blanks only" in account.notes
+    account = labelled(draw(*some("x/a  b", "x/a b", "x/dog\u200b", "x/dog")) / "x").train.account
+    assert "the classes 'a  b', 'a b' differ in case or blanks only" in account.notes
+    assert "the classes 'dog', 'dog\\u200b' differ in case or blanks only" in account.notes
 
 
 def test_going_on_without_a_class(draw: Draw) -> None:

@@ -341,8 +341,12 @@ def test_shards_with_a_list_of_labels(tmp_path):
 
 
 def test_shards_with_zeros_and_ones_are_refused(tmp_path):
+    (tmp_path / "two").mkdir()
     with pytest.raises(DataError, match="name one twice"):
         open_source(str(tar(tmp_path / "some.tar", [[0, 1, 0], [1, 1, 0]])))
+    two = tar(tmp_path / "two" / "some.tar", [[0, 1], [1, 0]] * 4)
+    with pytest.raises(DataError, match="has all labels: '0', '1'"):
+        divide(Dataset(str(two)), Division(split=0.25, seed=0))
 
 
 def test_packed_labels_are_the_same(root, tmp_path):

@@ -187,6 +187,8 @@ def test_annotations_without_a_shape_are_counted(tmp_path):
         (lambda content: content["images"][1].update(file_name=5), "entry 2 of 'images'"),
         (lambda content: content["images"][1].update(file_name="no.jpg"), "1 of 4 images of"),
         (lambda content: content["annotations"][0].update(category_id=1), "category 1"),
+        (lambda content: content["annotations"][0].update(category_id=None, segments_info=[]),
+         "sound 'category_id': it describes a panoptic mask"),
         (lambda content: content["annotations"][0].update(image_id=1), "image 1"),
         (lambda content: content.update(categories=[]), "no categories"),
         (lambda content: content["annotations"][1].update(segmentation=[[1, 2]]),
@@ -288,6 +290,12 @@ def test_classes_and_splits_of_labelme(tmp_path):
     (tmp_path / "classes.txt").write_text("roof\n")
     with pytest.raises(DataError, match=r"labels of .* are not in .*: 'tree'"):
         opened(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    labelme(tmp_path / "train" / "train0.json", [shape("Tree ", square)])
+    assert (
+        "the classes 'Tree ', 'tree' differ in case or blanks only"
+        in opened(tmp_path).account.notes
+    )
 
 
 def test_labelme_files_in_another_folder(tmp_path):

@@ -55,7 +55,8 @@ def spelled_alike(classes: Sequence[str]) -> Iterator[str]:
     """A note on each group of classes that may be meant to be the same."""
     alike: dict[str, list[str]] = {}
     for name in classes:
-        alike.setdefault(name.strip().casefold(), []).append(name)
+        seen = "".join(sign for sign in name.casefold() if sign.isprintable() and sign != " ")
+        alike.setdefault(seen, []).append(name)
     for names in alike.values():
         if len(names) > 1:
             yield f"the classes {quoted(names, 8)} differ in case or blanks only"

@@ -207,8 +207,9 @@ class Dataset:
         for name, source in found.items():
             split = split_of(name)  # others than train, val and test keep their names
             if split in named:
+                alike = [one for one in found if split_of(one) == split]
                 raise DataError(
-                    f"{self.path} has several splits for {split}: {quoted(list(found), 8)}",
+                    f"{self.path} has several splits for {split}: {quoted(alike, 8)}",
                     remedy="keep one of them",
                 )
             named[split] = source

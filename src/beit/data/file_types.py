@@ -61,7 +61,8 @@ UNDECODED: dict[str, str] = {
     **dict.fromkeys(_ARCHIVE, "an archive: unpack it"),
     **dict.fromkeys(_ARRAYS, "arrays: write the images as PNG or TIFF files"),
     **dict.fromkeys(_RECORDS, "records: write the images as files, tar shards or Parquet"),
-    ".parquet": "a table: name it, or the folder it lies in, as the data",
+    ".parquet": "a table: name it, or the folder it lies in, as the data if it holds images; "
+    "else export it as CSV",
     ".tar": "an archive: unpack it, or name it, or the folder it lies in, as the data",
     ".lfs": "a pointer of Git LFS: bring the images with `git lfs pull`",
     ".html": "a web page, as downloads that fail leave behind",

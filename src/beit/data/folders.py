@@ -269,7 +269,7 @@ class Folders:
             names = [last_name(place)]  # the only folder there is was gone into
         if self._options.class_level is None and level == 1:
             self._refuse_repeated(place, names)
-        if names:
+        if len(names) > 1 or not all(re.fullmatch(IMAGES, name.lower()) for name in names):
             self._refuse_empty(place, level)
         if len(names) == 1:
             raise DataError(
@@ -279,11 +279,14 @@ class Folders:
             )
         if names:
             return level
-        because = f": {'; '.join(self._layout.notes)}" if masked else ""
+        because = f": {'; '.join(self._layout.notes)}" if masked and self._layout.notes else ""
         instead = "; or learn from the masks with `beit segment`" if masked else ""
         if self._lists:
             because += f", and {quoted(self._lists)} may hold labels"
             instead += f"; to read such a list, give its path itself: {self._lists[0]}"
+        for one in (one for one in self._skipped if one.kind == ".parquet"):
+            because += f", and tables are not read: {quoted(one.examples)}"
+            instead += "; write names and labels into a CSV file, and give its path itself"
         remedy = f"use {LAYOUTS}{instead}{suggested_patterns(self._names(training))}"
         raise DataError(f"{where} has no class folders{because}", remedy=remedy)
 

@@ -128,15 +128,16 @@ def _image_column(dataset: Any) -> str:
     if usual or len(found) == 1:
         return str((usual or found)[0])
     named = [name for name in IMAGE_COLUMNS if name in dataset.features]
+    problem = f"{len(found)} columns of the dataset hold images; it has "
+    problem += quoted(list(dataset.features), 8)
     if named and not found:
-        raise DataError(
-            f"the column {named[0]} of the dataset holds {dataset.features[named[0]]}, no images",
-            remedy="store the images in it; names of files belong into a list (.csv, .jsonl)",
-        )
+        problem = f"the column {named[0]} of the dataset holds {dataset.features[named[0]]}, no "
+        problem += "images"
     raise DataError(
-        f"{len(found)} columns of the dataset hold images; it has "
-        + quoted(list(dataset.features), 8),
-        remedy=f"rename the one to learn from to '{IMAGE_COLUMNS[0]}'",
+        problem,
+        remedy=f"rename the one to learn from to '{IMAGE_COLUMNS[0]}'"
+        if found
+        else "store the images in it; names of files belong into a list (.csv, .jsonl)",
     )
 
 
@@ -155,7 +156,7 @@ def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
     lists = values if several else [[value] for value in values]
     if not all(isinstance(value, list) for value in lists):
         return (), None
-    if not all(isinstance(one, int | str) for value in lists for one in value):
+    if not all(isinstance(one, int | str) and one != "" for value in lists for one in value):
         return (), None
     names = tuple(inner[column].names) if column in named else ()
     if names and any(number < 0 for value in lists for number in value):
@@ -178,9 +179,25 @@ def is_hugging_face(path: str) -> bool:
         path.startswith(PREFIX)
         or (place.suffix == ".parquet" and place.is_file())
         or any((place / name).is_file() for name in SAVED)
-        # Beside tar shards they hold addresses and captions.
-        or (place.is_dir() and any(place.glob("*.parquet")) and not any(place.glob("*.tar")))
+        # Beside tar shards they hold addresses and captions; beside images names and features.
+        or (
+            place.is_dir()
+            and not any(place.glob("*.tar"))
+            and any(map(_may_hold_images, place.glob("*.parquet")))
+        )
     )
+
+
+def _may_hold_images(file: Path) -> bool:
+    """Whether a Parquet file has a column of images, or cannot be read, as will be reported."""
+    try:
+        arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
+        kinds = parquet.read_schema(file).types
+    except (ImportError, OSError, ValueError):  # of pyarrow's own errors, too
+        return True
+    binary = (arrow.binary(), arrow.large_binary())
+    return any(kind in binary or (arrow.types.is_struct(kind) and
+               {"bytes", "path"} <= {field.name for field in kind}) for kind in kinds)  # fmt: skip
 
 
 def _load(path: str) -> Any:
@@ -192,7 +209,13 @@ def _load(path: str) -> Any:
             return datasets.load_from_disk(path)
         if Path(path).is_file():
             return datasets.load_dataset("parquet", data_files={"train": path})
-        return datasets.load_dataset(path)
+        loaded = datasets.load_dataset(path)
+        if any(split.builder_name != "parquet" for split in loaded.values()):
+            raise DataError(
+                f"{path} holds images in Parquet files, and others beside them",
+                remedy="name one of the Parquet files, or move the others away",
+            )
+        return loaded
     found = NAMED.fullmatch(path)
     if found is None:
         raise ConfigError(

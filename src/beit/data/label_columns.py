@@ -198,8 +198,10 @@ class LabelTable:
             found = [one for one in self.known(known) if _fraction(one, names.find)]
             if found:
                 return self._the_one(found, names)
+        labels = self.known(LABEL) if self.known((*IMAGE, *IDENTITY)) else []
         for test in (names.as_written, names.find):  # the second may search, if it must
-            found = [column for column in self.columns if _fraction(column, test) > 0.5]
+            found = [column for column in self.columns
+                     if column not in labels and _fraction(column, test) > 0.5]  # fmt: skip
             if found:  # beside a.jpg the label 7 may also be the name of 7.jpg
                 files = [column for column in found if _fraction(column, _is_file_name) == 1]
                 return self._the_one(files or found, names)

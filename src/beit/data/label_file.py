@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence, Set
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip
-from beit.data.folder_names import doubt, split_above, split_called
+from beit.data.folder_names import doubt, split_above, split_called, splits_among
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, list_to_join
 from beit.data.labels import Labels, read_labels
@@ -94,6 +95,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
     layout = f"a list of images{where}{divided}"
     notes += table.notes
+    if {*splits} == {WHOLE} and (others := _other_splits(path)):
+        notes += (f"lists of other splits are not read: {quoted(others)}",)
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}{divided}"
         notes += labels.notes
@@ -123,6 +126,17 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
             source, path, layout, split=split, skipped=skipped.found(), notes=notes
         )
     return LabelFile(sources, problem)
+
+
+def _other_splits(path: str) -> list[str]:
+    """The lists of validation and test beside one of training: val.csv beside train.csv."""
+    if "train" not in Path(path).stem.lower():
+        return []  # without a look at its folder, which may hold a million images
+    beside = [Path(one) for one in label_files_in(str(Path(path).parent))]
+    found = splits_among([one.stem for one in beside])
+    if Path(path).stem not in found.pop("train", []):
+        return []
+    return [one.name for one in beside if one.stem in chain(*found.values())]
 
 
 def _folder(path: str, config: LabelFileConfig) -> str:
@@ -169,8 +183,18 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
                 remedy="name the column with --split-column",
             )
         splits: list[str] = [split_above(image) or "" for image in images]
-        if config.split_column == NO_COLUMN or not all(splits) or len(set(splits)) < 2:
+        found = {*splits}
+        # Trains are a class in many data sets.
+        if config.split_column == NO_COLUMN or len(found) < 2 or found == {"", "train"}:
             return [WHOLE] * len(images), ""
+        if "" in found:
+            examples = [images[splits.index(each)] for each in sorted(found)]
+            raise DataError(
+                f"some images of {table.path} lie in folders of splits, others do not: "
+                + quoted(examples),
+                remedy="write the split of each into a column called split; or say with "
+                "--split-column none that no folder is one",
+            )
         return splits, ", splits by the folders of the images"
     for option, value in folds.items():
         if value not in column.cells:

@@ -75,6 +75,12 @@ def divide(
             f"{path} has only one class, {quoted(list(train.classes))}",
             remedy=f"a classifier needs at least two; use {LAYOUTS}",
         )
+    if is_multi_label(train) and train.targets is not None and train.targets.all():
+        raise DataError(
+            f"every training image of {path} has all labels: {quoted(list(train.classes), 8)}",
+            remedy="add images that lack some; lists of 0 and 1 are read as the numbers of labels, "
+            "so write their names",
+        )
     for name in ("val", "test"):
         if name in found:
             found[name], notes = _with_classes_of(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence, Set
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +31,13 @@ TAGS = ("tag", "tags", "keywords")
 """Headings of columns whose cells surely do."""
 MARKS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " "}
 """What stands between several labels, in the order in which it is looked for."""
-_MISSING = ("nan", "[]", "n/a", "#n/a", "<na>", "null", "?")
+_MISSING = ("nan", "n/a", "#n/a", "<na>", "null", "?")
 """Cells without a label; `none`, `NA` and `-` may be the names of classes."""
+_DENIED = {"confidence": ("0", "0.0"), "answer": ("reject", "ignore")}
+"""By heading, cells that say that the label of a row is wrong."""
+_NUMBERS = re.compile(r"\[[\s\d.+-]*\]")
+_BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
+"""Between the words of a list as NumPy writes it: ['cat' 'dog']."""
 MOST_FRACTIONS = 10
 MOST_NUMBERS = 20
 IMAGES_PER_NUMBER = 5
@@ -72,11 +79,27 @@ def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
     targets = np.full(shape, False if several else -1, found.targets.dtype)
     targets[rows] = found.targets
     unused = [column for column in table.others() if column not in columns]
+    if not table.config.label_column:
+        _refuse_denied(table, unused)
     if unused:
         names = [column.heading or str(column.number) for column in unused]
         notes = (*notes, f"columns that are not read: {quoted(names, 8)}")
     notes = (*found.notes, *notes)
     return found._replace(targets=targets, notes=notes, unread=frozenset(missing))
+
+
+def _refuse_denied(table: LabelTable, unused: Sequence[Column]) -> None:
+    """DataError for rows whose label people denied, as of Open Images and of Prodigy."""
+    for column in unused:
+        heading = plain(column.heading)
+        denied = [cell for cell in column.cells if cell.lower() in _DENIED.get(heading, ())]
+        if denied and (heading != "confidence" or _is_switch(column.cells)):
+            raise DataError(
+                f"{column.title} of {table.path} holds {quoted([*dict.fromkeys(denied)])} in "
+                f"{len(denied)} of {len(column.cells)} rows: their images may lack the label",
+                remedy="remove these rows; or name the column of the labels with --label-column, "
+                "if all rows count",
+            )
 
 
 def _no_labels(table: LabelTable, remedy: str) -> DataError:
@@ -236,6 +259,8 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
         classes, targets = number_labels(cells)
     else:
         layout = f"several {layout}, separated by {mark}"
+        if table.config.label_separator == "auto":
+            _refuse_flags(table, column, cells, mark)
         classes, targets = number_labels([_tags(cell, mark) for cell in cells])
     return Labels(classes, targets, layout, (*notes, *spelled_alike(classes)))
 
@@ -247,7 +272,12 @@ def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
         return None if option == "none" else option
     heading = plain(column.heading)
     different = dict.fromkeys(cells)
-    if heading in SEVERAL and any(map(_is_list, different)):
+    lists = [cell for cell in different if _is_list(cell)]
+    called = heading in (*LABEL, *PERHAPS_LABEL) or bool(table.config.label_column)
+    called = called and len(lists) == len(different)
+    if lists and (
+        heading in SEVERAL or (called and any(len(_tags(one, "comma")) > 1 for one in lists))
+    ):
         return "comma"
     for mark in MARKS:
         broken = [cell for cell in different if len(_tags(cell, mark)) > 1]
@@ -265,6 +295,20 @@ def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
                 "--label-separator none that a cell is one",
             )
     return None
+
+
+def _refuse_flags(table: LabelTable, column: Column, cells: list[str], mark: str) -> None:
+    """DataError for a list as long in each cell, of nothing but 0 and 1: [0, 1, 0]."""
+    parts = [_parts(cell, mark) for cell in dict.fromkeys(cells)]
+    flags = all(_switch(each) in (0, 1) for each in {*chain(*parts)})
+    if flags and len(parts[0]) > 1 and len({*map(len, parts)}) == 1:
+        raise DataError(
+            f"the cells of {column.title} of {table.path} are lists of 0 and 1, such as "
+            f"{quoted(cells[:1])}: they may say of each class whether the image has it",
+            remedy="write a column of 0 and 1 for each class, or their names; or say with "
+            f"--label-separator {mark} that these are the numbers of two classes, or with "
+            "--label-separator none that each different cell is a class",
+        )
 
 
 def _check_classes(table: LabelTable, column: Column, cells: list[str]) -> None:
@@ -309,7 +353,8 @@ def _label(cell: str) -> str:
 
 
 def _is_missing(cell: str) -> bool:
-    return not cell or cell.lower() in _MISSING
+    empty = not (cell[1:-1].strip("'\", ") if _is_list(cell) else cell)
+    return empty or cell.lower() in _MISSING
 
 
 def _is_list(cell: str) -> bool:
@@ -317,21 +362,30 @@ def _is_list(cell: str) -> bool:
 
 
 def _tags(cell: str, mark: str) -> list[str]:
-    """The tags of a cell, each once; a list as Python or JSON writes it is read as one."""
-    if mark == "comma" and _is_list(cell):
-        try:
-            values = ast.literal_eval(cell)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            values = cell[1:-1].split(",")
-        return [*dict.fromkeys(str(value).strip() for value in values)]
-    return [tag for tag in dict.fromkeys(map(str.strip, cell.split(MARKS[mark]))) if tag]
+    """The tags of a cell, each once."""
+    return [tag for tag in dict.fromkeys(_parts(cell, mark)) if tag]
+
+
+def _parts(cell: str, mark: str) -> list[str]:
+    """What stands in a cell; a list as Python, JSON or NumPy writes it is read as one."""
+    if mark != "comma" or not _is_list(cell):
+        return [*map(str.strip, cell.split(MARKS[mark]))]
+    if _NUMBERS.fullmatch(cell):  # [0. 1.]
+        return cell[1:-1].split()
+    try:
+        values = ast.literal_eval(_BETWEEN.sub(",", cell))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        values = cell[1:-1].split(",")
+    return [str(value).strip() for value in values]
 
 
 def _without_points(cells: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Class numbers that were written with a point, as pandas does beside missing cells."""
+    """Class numbers of which some were written with a point, as pandas does beside missing
+    cells."""
     parts = [cell.partition(".") for cell in cells]
-    if not all(whole.isdecimal() and point and not rest.strip("0") for whole, point, rest in parts):
+    pointed = next((at for at, (_, point, _) in enumerate(parts) if point), None)
+    if pointed is None or any(rest.strip("0") or not whole.isdecimal() for whole, _, rest in parts):
         return cells, ()
     return [whole for whole, _, _ in parts], (
-        f"labels such as {cells[0]} are read as {parts[0][0]}",
+        f"labels such as {cells[pointed]} are read as {parts[pointed][0]}",
     )

@@ -26,6 +26,8 @@ _NO_CLASS = ("void", "unlabeled", "unlabelled", "unknown", "ignore", "ignored")
 """What pixels are called that were not labelled, in tables that cannot say it otherwise."""
 _CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 _NUMBER = re.compile(r"(class )?\d+")
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=]\s*|\s+)(\S.*)")
+"""A line of a list with the value before the name: `0: background`."""
 
 
 def read_lines(path: Path, what: str, remedy: str) -> list[str]:
@@ -45,15 +47,28 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names in the order of their labels: a line each, or a table of values and names."""
+    """Class names in the order of their labels: a line each, which may all begin with their value;
+    or a table of values and names."""
     if path.suffix.lower() != ".csv":
-        return read_names(path)
-    rows = [row for row in csv.reader(read_lines(path, "list", "check it")) if any(row)]
-    named = {row[0].strip(): row[1].strip() for row in rows[1:] if len(row) == 2}
-    if len(named) != len(rows) - 1 or list(named) != [str(value) for value in range(len(named))]:
+        names = read_names(path)
+        rows = [[part or "" for part in found.groups()] for found in map(_NUMBERED.fullmatch, names)
+                if found]  # fmt: skip
+        values = sorted(int(value) for value, _ in rows)
+        if len(values) < max(len(names), 2) or values not in (
+            [*range(len(values))],
+            [*range(1, len(values) + 1)],
+        ):
+            return names
+        remedy = "write one name per line, in the order of their values; or lines such as "
+    else:
+        lines = csv.reader(read_lines(path, "list", "check it"))
+        rows = [row for row in lines if any(row)][1:]
+        remedy = "write a heading, then lines such as "
+    named = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    if len(named) != len(rows) or list(named) != [str(value) for value in range(len(named))]:
         raise DataError(
             f"{path} is not a table of pixel values from 0 and names",
-            remedy="write a heading, then lines such as '0, background'",
+            remedy=f"{remedy}'0, background'",
         )
     return tuple(named.values())
 
@@ -178,7 +193,7 @@ def unusual(split: str, counts: np.ndarray, classes: tuple[str, ...]) -> Iterato
     empty = int((counts[:, :IGNORE].sum(axis=1) == 0).sum())
     if empty == len(counts):
         raise DataError(
-            f"every pixel of the {split} masks is ignored",
+            f"every pixel of the {split or 'given'} masks is ignored",
             remedy="check the labels, and whether 255 or --reduce-zero-label hides them; where 255 "
             "is the object, add --mask-values binary",
         )
@@ -186,7 +201,7 @@ def unusual(split: str, counts: np.ndarray, classes: tuple[str, ...]) -> Iterato
         yield f"{empty} {split} masks have no pixel that is not ignored"
     never = [name for name, pixels in zip(classes, counts.sum(axis=0), strict=False) if not pixels]
     if never:
-        yield f"classes that never occur in {split}: {quoted(never, 10)}"
+        yield f"classes that never occur in {split or 'the masks'}: {quoted(never, 10)}"
 
 
 def check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> None:

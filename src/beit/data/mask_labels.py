@@ -33,6 +33,8 @@ SMOOTHED_FRACTION = 0.1
 MOST_UNNAMED = 64
 """More labels than these have a list of their names."""
 LEAST_INSTANCES = 8
+DIFFERENT_COUNTS = 5
+"""Masks with the values from 1 to so many different numbers are surely no prefixes of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,13 +301,12 @@ def _doubts(
 
 
 def _count_instances(values: Values) -> bool:
-    """Whether every mask holds 1, 2, 3, ... without a gap, most of them up to another number."""
+    """Whether every mask holds 1, 2, 3, ... without a gap, up to many different numbers."""
     above = [mask.counts.values[mask.counts.values > 0] for mask in values.masks]
     counts = [len(one) for one in above if len(one)]
-    return (
-        max(counts, default=0) >= LEAST_INSTANCES
-        and len(set(counts)) > len(counts) / 2
-        and all(one[-1] == len(one) for one in above if len(one))
+    most = max(counts, default=0) >= LEAST_INSTANCES and len(set(counts)) > len(counts) / 2
+    return (most or len(set(counts)) >= DIFFERENT_COUNTS) and all(
+        one[-1] == len(one) for one in above if len(one)
     )
 
 

@@ -14,7 +14,7 @@ from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import IMAGES, ROLES, masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.mask_classes import LEGENDS
-from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
+from beit.data.mask_pairs import FoundMasks, Matched, Search, Side, by_folders
 from beit.data.nnunet import is_nnunet, read_nnunet
 from beit.data.several_masks import Layers, settle
 from beit.data.shape_files import (
@@ -216,7 +216,8 @@ def _folders(search: Search) -> FoundMasks:
         for masks in masks_beside(search.folders(base)).values():
             raise search.no_images(
                 str(PurePosixPath(base, masks[0])),
-                "masks are PNG, TIFF, BMP or GIF files, or shapes in COCO or LabelMe files",
+                "masks are PNG, TIFF, BMP or GIF files, or shapes in COCO or LabelMe files; "
+                "--annotations names a folder of masks with another name",
             )
     others = [search.name_of(each) for each in search.root.rglob("*.json")]
     shapes = f"; {quoted(sorted(others)[:3])} hold neither COCO nor LabelMe" if others else ""
@@ -241,6 +242,13 @@ def _divided(
     if lists:
         search.note(f"{', '.join(names)}: not read, as the folders are splits")
         search.read |= {*lists.values()}
+    if len(divided := by_folders(search.path, matched.get(WHOLE, {}).items())) > 1:
+        description += ", divided by the folders in their paths"
+        matched = {split: dict(part) for split, part in divided.items()}
+        where = dict.fromkeys(matched, where[WHOLE])
+        if "test" in matched and not any(matched["test"].values()):
+            del matched["test"]
+            search.note("the images of test have no masks, and are not used")
     pairs = {split: search.with_masks(each, where[split]) for split, each in matched.items()}
     return FoundMasks("folders", description, pairs)
 

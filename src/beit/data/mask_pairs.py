@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from beit.config.segment_run import Layout, MaskConfig, SeveralMasks
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
-from beit.data.folder_names import ending_of, split_called
+from beit.data.folder_names import ending_of, split_above, split_called
 from beit.data.label_studio import BY_TASK, are_by_task, named_by_image
+from beit.data.layout import WHOLE
 from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.data.several_masks import Layers, layers_of
 from beit.errors import DataError
@@ -23,6 +24,7 @@ Matched = Mapping[str, str | Layers | None]
 """The file of the mask of each image, or the files, relative to the data's folder like the image;
 None where there is none."""
 
+Mask = TypeVar("Mask")
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
 _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
@@ -304,6 +306,23 @@ class Search:
         bare = [image for image, mask in matched.items() if mask is None]
         background = self.unmasked_are_background(bare, len(matched), where)
         return [(image, mask) for image, mask in matched.items() if mask or background]
+
+
+def by_folders(path: str, pairs: Iterable[tuple[str, Mask]]) -> dict[str, list[tuple[str, Mask]]]:
+    """Images with what belongs to each, by the splits that their folders are called.
+
+    Errors: DataError if only some lie in such folders.
+    """
+    splits: dict[str, list[tuple[str, Mask]]] = {}
+    for image, mask in pairs:
+        splits.setdefault(split_above(image) or WHOLE, []).append((image, mask))
+    if WHOLE in splits and len(splits) > 1:
+        others = quoted([each[0][0] for each in splits.values()])
+        raise DataError(
+            f"some images of {path} lie in folders of splits, others do not: {others}",
+            remedy="put all of them into train/, val/ or test/, or none",
+        )
+    return splits
 
 
 def _stem(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from beit.config.data import Division
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
+from beit.data.class_names import spelled_alike
 from beit.data.folder_names import split_called
 from beit.data.labelled import few
 from beit.data.layout import WHOLE
@@ -75,6 +76,11 @@ class SegmentationData:
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
         if not Path(path).exists():
             raise no_images_at(path)
+        if not Path(path).is_dir():
+            raise DataError(
+                f"{path} is a file, and images with masks are read from a folder",
+                remedy="give the folder that holds both; COCO files are named with --annotations",
+            )
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
@@ -264,6 +270,8 @@ class SegmentationData:
                 names = BINARY_CLASSES
             elif len(names) == 1:
                 names = (BINARY_CLASSES[0], *names)
+        for note in spelled_alike(names):
+            self._search.note(note)
         if len(names) > IGNORE or len(set(names)) != len(names):
             raise DataError(
                 f"{path} has {len(names)} class names, {len(set(names))} of them different",

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beit.data.folder_names import split_above, split_named_by
+from beit.data.folder_names import split_named_by
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key
 from beit.data.mask_classes import CLASS_LISTS, find_beside, read_classes
-from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes
+from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes, by_folders
 from beit.errors import DataError
 from beit.json_object import read_json
 from beit.terminal import counted, printable, quoted
@@ -148,9 +148,11 @@ def _coco(place: Path) -> dict[str, Any]:
         for number, entry in enumerate(entries, start=1):
             for name, kind in form.items():
                 if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
+                    panoptic = isinstance(entry, dict) and "segments_info" in entry
                     raise DataError(
-                        f"entry {number} of '{key}' in {place} has no sound '{name}'",
-                        remedy="export it anew as COCO",
+                        f"entry {number} of '{key}' in {place} has no sound '{name}'"
+                        + ": it describes a panoptic mask, which is not supported" * panoptic,
+                        remedy="export it anew as COCO, with a shape for each object",
                     )
     for key in ("images", "categories"):
         ids = Counter(entry["id"] for entry in content[key])
@@ -303,14 +305,7 @@ def read_labelme(search: Search) -> FoundMasks:
     bare = sorted({*images.values()} - {name for name, _ in pairs}, key=natural_key)
     if search.unmasked_are_background(bare, len(images), "in a LabelMe file"):
         pairs += [(name, None) for name in bare]
-    splits: dict[str, Pairs] = {}
-    for name, mask in pairs:
-        splits.setdefault(split_above(name) or WHOLE, []).append((name, mask))
-    if WHOLE in splits and len(splits) > 1:
-        raise DataError(
-            f"some images of {search.path} lie in folders of splits, others do not",
-            remedy="put all of them into train/, val/ or test/, or none",
-        )
+    splits = by_folders(search.path, pairs)
     words = "LabelMe files beside the images"
     return FoundMasks("labelme", words, splits, classes_of(search, labels))
 
