@@ -302,8 +302,8 @@ class Folders:
             parts = place.split("/") if place else []
             around |= dict.fromkeys("/".join(parts[:end]) for end in range(1, len(parts) + 1))
         for folder in [*around]:
-            bare = (each for each in self._tree.children(folder) if not self._tree.total(each))
-            around |= dict.fromkeys(bare)
+            empty = (each for each in self._tree.children(folder) if not self._tree.total(each))
+            around |= dict.fromkeys(empty)
         return [one for folder in around for one in label_files_in(str(Path(self.path, folder)))]
 
     def _refuse_empty(self, place: str, level: int) -> None:

@@ -86,8 +86,10 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
     unread = labels.unread if labels else frozenset[int]()
-    bare = sorted({*splits} - {split for row, split in enumerate(splits) if row not in unread})
-    unanswered = [row for row in sorted(unread) if splits[row] not in bare]
+    unlabelled = sorted(
+        {*splits} - {split for row, split in enumerate(splits) if row not in unread}
+    )
+    unanswered = [row for row in sorted(unread) if splits[row] not in unlabelled]
     kept, repeated, twice = _without_repeats(table, images, splits, labels, {*unanswered})
     if twice:
         labels, problem, unanswered = None, twice, []
@@ -108,14 +110,14 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     members: dict[str, list[int]] = {}
     for row in kept:
         members.setdefault(splits[row], []).append(row)
-    notes += tuple(f"the split {split} has no labels" for split in bare)
+    notes += tuple(f"the split {split} has no labels" for split in unlabelled)
     # Of an image with several labels nothing of the further rows is lost.
     skipped = SkippedFiles(() if multi_label else repeated.found())
     for row in unanswered:
         skipped.add("no label", images[row])
     sources = {}
     for split, found in members.items():
-        own = None if split in bare else labels
+        own = None if split in unlabelled else labels
         source = sources[split] = FileSource(
             names.folder,
             [images[row] for row in found],

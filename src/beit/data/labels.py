@@ -224,12 +224,12 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
     """Classes, or tags where a cell holds several."""
     (column,) = columns
     cells = [_label(column.cells[row]) for row in rows]
-    bare = [(table.lines[row], table.image.cells[row])
+    unlabelled = [(table.lines[row], table.image.cells[row])
             for row, cell in zip(rows, cells, strict=True) if _is_missing(cell)]  # fmt: skip
-    if bare:
+    if unlabelled:
         raise DataError(
-            f"{len(bare)} of the {len(cells)} images in {table.path} have no label: "
-            + cell_lines(bare),
+            f"{len(unlabelled)} of the {len(cells)} images in {table.path} have no label: "
+            + cell_lines(unlabelled),
             remedy="label every line, or remove those without a label; images with none of several "
             "labels need a column of 0 and 1 for each label",
         )

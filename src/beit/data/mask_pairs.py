@@ -208,25 +208,25 @@ class Search:
         """The split that a name stands for: `train`, `val` or `test`, or the extra one itself."""
         return name if name and name == self._extra_split else split_called(name)
 
-    def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:
+    def unmasked_are_background(self, unmasked: list[str], total: int, where: str) -> bool:
         """Whether images without a mask are used, as background.
 
         Errors: DataError for such images, unless `unmasked` says what they are.
         """
         choice = self.config.unmasked
-        if bare and choice == "refuse":
+        if unmasked and choice == "refuse":
             raise DataError(
-                f"{len(bare)} of {total} images have no mask {where}: "
-                + quoted([*map(printable, bare)]),
+                f"{len(unmasked)} of {total} images have no mask {where}: "
+                + quoted([*map(printable, unmasked)]),
                 remedy="give every image a mask of the same name, or say what they are: all "
                 "background (--unmasked background), or not to be used (--unmasked skip)",
             )
-        if bare and choice == "background":
+        if unmasked and choice == "background":
             self.note(
-                f"{counted(len(bare), 'image')} without a mask: all background "
+                f"{counted(len(unmasked), 'image')} without a mask: all background "
                 "(--unmasked background)"
             )
-        for name in bare if choice == "skip" else ():
+        for name in unmasked if choice == "skip" else ():
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
@@ -303,8 +303,8 @@ class Search:
 
         Errors: DataError for images without one, unless `unmasked` says what they are.
         """
-        bare = [image for image, mask in matched.items() if mask is None]
-        background = self.unmasked_are_background(bare, len(matched), where)
+        unmasked = [image for image, mask in matched.items() if mask is None]
+        background = self.unmasked_are_background(unmasked, len(matched), where)
         return [(image, mask) for image, mask in matched.items() if mask or background]
 
 

@@ -156,4 +156,4 @@ def _without_shared(words: Mapping[str, str]) -> dict[str, str]:
     begin = begin[: max(map(begin.rfind, _SIGNS)) + 1]
     end = os.path.commonprefix([word[::-1] for word in different])  # noqa: RUF071
     end = end[: max(map(end.rfind, _SIGNS)) + 1][::-1]
-    return {word: bare.removeprefix(begin).removesuffix(end) for word, bare in words.items()}
+    return {word: name.removeprefix(begin).removesuffix(end) for word, name in words.items()}

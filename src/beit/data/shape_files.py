@@ -248,15 +248,15 @@ def _add_unlisted(search: Search, folder: str, listed: set[str], splits: dict[st
     if folder == ".":
         return  # other things lie there, too
     names = [f"{folder}/{name}" for name in search.images(folder)]
-    bare = [name for name in names if name not in listed]
-    if search.unmasked_are_background(bare, len(names), "in a COCO file") and bare:
+    unmasked = [name for name in names if name not in listed]
+    if search.unmasked_are_background(unmasked, len(names), "in a COCO file") and unmasked:
         if len(splits) > 1:
             raise DataError(
-                f"{len(bare)} images in {folder}/ are in no COCO file, which would say whether "
+                f"{len(unmasked)} images in {folder}/ are in no COCO file, which would say whether "
                 f"they are {' or '.join(splits)}",
                 remedy="add them to one of the files, or leave them out with --unmasked skip",
             )
-        next(iter(splits.values())).extend((name, None) for name in bare)
+        next(iter(splits.values())).extend((name, None) for name in unmasked)
 
 
 # -- LabelMe -------------------------------------------------------------------------------------
@@ -302,9 +302,9 @@ def read_labelme(search: Search) -> FoundMasks:
             f"{search.path} has no LabelMe file: JSON with shapes, beside its image",
             remedy="choose another --layout, or auto",
         )
-    bare = sorted({*images.values()} - {name for name, _ in pairs}, key=natural_key)
-    if search.unmasked_are_background(bare, len(images), "in a LabelMe file"):
-        pairs += [(name, None) for name in bare]
+    unmasked = sorted({*images.values()} - {name for name, _ in pairs}, key=natural_key)
+    if search.unmasked_are_background(unmasked, len(images), "in a LabelMe file"):
+        pairs += [(name, None) for name in unmasked]
     splits = by_folders(search.path, pairs)
     words = "LabelMe files beside the images"
     return FoundMasks("labelme", words, splits, classes_of(search, labels))

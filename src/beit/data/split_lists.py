@@ -93,8 +93,8 @@ def divided_by_lists(
                 f"be too high ({quoted(shared)})"
             )
         split_of |= dict.fromkeys(images, split)
-        bare = [image for image in images if matched[image] is None]
-        if split == "test" and len(bare) == len(images):  # often published without masks
+        unmasked = [image for image in images if matched[image] is None]
+        if split == "test" and len(unmasked) == len(images):  # often published without masks
             search.note(f"the images of {name} have no masks, and are not used")
             continue
         listed = {image: matched[image] for image in images}

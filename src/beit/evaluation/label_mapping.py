@@ -56,9 +56,9 @@ def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") 
         return _from_map(source, _Names(classes), labels)
     names = [_group(source, index) for index in range(len(source))]
     if not all(names):
-        bare = [source.key(index) for index, name in enumerate(names) if not name]
+        unlabelled = [source.key(index) for index, name in enumerate(names) if not name]
         raise DataError(
-            f"{len(bare)} of {len(names)} images have no label: {quoted(bare)}",
+            f"{len(unlabelled)} of {len(names)} images have no label: {quoted(unlabelled)}",
             remedy="use one folder per class, a list file with labels, or --labels FILE",
         )
     ids, note = _match(sorted(set(names), key=natural_key), _Names(classes))
