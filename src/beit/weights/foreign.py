@@ -81,7 +81,7 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
         name=name or path.name,
         tensors=tensors,
         config=config or Entries(folder / CONFIG, {}),
-        preprocessor=_processor(folder) if config else None,
+        preprocessor=find_processor(folder) if config else None,
         metadata=alone.metadata if alone else {},
         notes=_reading(alone) if alone else [f"weights from {counted(len(read), 'file')}"],
         sha256=alone.sha256 if alone else "",
@@ -101,12 +101,17 @@ def foreign_config(folder: Path) -> Entries | None:
     return config if named or "model_type" in config.content else None
 
 
-def _processor(folder: Path) -> Entries | None:
+def find_processor(folder: Path) -> Entries | None:
     """What prepares the images, where transformers looks for it: in the file of all processors,
-    else in its own."""
+    else in its own. A step that is null is not done."""
     whole, own = folder / PROCESSOR, folder / PREPROCESSOR
     found = _entries(whole).table("image_processor") if whole.is_file() else None
-    return found or (_entries(own) if own.is_file() else None)
+    found = found or (_entries(own) if own.is_file() else None)
+    if found is None:
+        return None
+    off = {name: False for name, value in found.content.items()
+           if value is None and name.startswith("do_")}  # fmt: skip
+    return Entries(found.file, found.content | off)
 
 
 def _entries(file: Path) -> Entries:

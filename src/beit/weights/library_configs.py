@@ -246,10 +246,7 @@ def read_processor(
             f"is for the processor '{_kind(entries)}', which may prepare images in another way",
             f"{BY_HAND}, or save one of {', '.join(PREPARE)}",
         )
-    off = {name: False for name, value in entries.content.items()
-           if value is None and name.startswith("do_")}  # fmt: skip
-    entries = Entries(entries.file, entries.content | off)
-    statistics = _statistics(entries, channels)
+    statistics = read_statistics(entries, channels)
     return _view(entries, size).over(statistics) if fixed else statistics
 
 
@@ -262,7 +259,7 @@ def _kind(entries: Entries) -> str:
     )
 
 
-def _statistics(entries: Entries, channels: int) -> Overrides:
+def read_statistics(entries: Entries, channels: int) -> Overrides:
     """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
     rescales, normalises = entries.flag("do_rescale", True), entries.flag("do_normalize", True)
     factor = entries.number("rescale_factor") if rescales else 1.0
