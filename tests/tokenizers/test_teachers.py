@@ -145,6 +145,44 @@ def test_clip_of_transformers_is_normed_and_projected(tmp_path):
     assert teacher.width == 9
 
 
+@pytest.mark.parametrize(("file", "change"), [
+    ("config.json", {"hidden_size": 0}),
+    ("config.json", {"hidden_size": 12}),
+    ("config.json", {"dtype": True}),
+    ("config.json", {"hidden_dropout_prob": "a"}),
+    ("config.json", {"num_attention_heads": 0}),
+    ("config.json", {"image_size": None}),
+    ("preprocessor_config.json", {"image_mean": "abc"}),
+    ("preprocessor_config.json", {"image_mean": [0.5] * 2}),
+    ("preprocessor_config.json", {"image_std": [0.5, "a", 0.5]}),
+])  # fmt: skip
+def test_a_folder_of_transformers_that_somebody_changed(tmp_path, file, change):
+    model = transformers.ViTModel(transformers.ViTConfig(**SMALL))
+    folder_of(model, tmp_path)
+    (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | change))
+    with pytest.raises(CheckpointError) as caught:
+        open_teacher(str(tmp_path))
+    assert caught.value.remedy
+
+
+def test_pixels_that_a_teacher_does_not_normalise(tmp_path):
+    folder = folder_of(transformers.ViTModel(transformers.ViTConfig(**SMALL)), tmp_path)
+    said = {"image_mean": MEAN, "image_std": STD, "do_normalize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    teacher = open_teacher(folder)
+    assert (teacher.mean.unique().tolist(), teacher.std.unique().tolist()) == ([0.0], [1.0])
+
+
+@pytest.mark.parametrize("change", [{"mean": None}, {"mean": "abc"}, {"input_size": 3}])
+def test_a_folder_of_timm_that_somebody_changed(tmp_path, change):
+    save_for_hf(small_timm("vit_tiny_patch16_224", depth=1), tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    said["pretrained_cfg"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="does not come from timm"):
+        open_teacher(str(tmp_path))
+
+
 def test_runs_and_artifacts(tmp_path):
     model = MaskedImageModel(BACKBONE, 5)
     teacher = open_teacher(str(save_artifact(tmp_path / "model", model, Details())))

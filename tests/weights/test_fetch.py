@@ -28,6 +28,7 @@ REPOSITORIES = {
     },
     "org/old": {
         "preprocessor_config.json": b"{}",
+        "processor_config.json": b"{}",
         "pytorch_model.bin": b"a pickle",
         "x.msgpack": b"",
     },
@@ -130,7 +131,9 @@ def test_a_repository_without_its_pickles(hub, tmp_path):
 
 def test_pickles_where_there_is_nothing_else(hub, tmp_path):
     folder = fetch("hf:org/old").path
-    assert names(folder) == ["preprocessor_config.json", "pytorch_model.bin"]
+    assert names(folder) == [
+        "preprocessor_config.json", "processor_config.json", "pytorch_model.bin",
+    ]  # fmt: skip
 
 
 def test_the_second_time_comes_from_the_cache(hub, tmp_path):

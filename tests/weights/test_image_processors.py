@@ -86,6 +86,11 @@ PROCESSORS = {
     },
     "of ViT": {"image_processor_type": "ViTImageProcessor", "size": WHOLE, "resample": 2},
     "channels counted": {"size": WHOLE, "image_mean": [0.5], "image_std": [0.25]},
+    "null is off": {"size": WHOLE, "do_normalize": None, "do_center_crop": None},
+    "CLIP's own crop": {
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": SIDE + 8},
+        "crop_size": WHOLE, "resample": 3, "image_mean": [0.4] * 3, "image_std": [0.3] * 3,
+    },
 }  # fmt: skip
 
 
@@ -136,6 +141,19 @@ REFUSED = {
     "text for a flag": ({"size": WHOLE, "do_normalize": "no"}, "do_normalize"),
     "text for a size": ({"size": "large"}, "size"),
     "list of texts": ({"size": WHOLE, "image_mean": ["a"], "image_std": [1.0]}, "image_mean"),
+    "a crop of CLIP's own": (
+        {"image_processor_type": "CLIPImageProcessor", "size": WHOLE, "crop_size": SIDE // 2,
+         "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "makes images of",
+    ),
+    "one that enlarges": (
+        {"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": SIDE},
+         "do_center_crop": True, "crop_size": WHOLE}, "processor 'LevitImageProcessor'",
+    ),
+    "one that crops first": (
+        {"image_processor_type": "PerceiverImageProcessor", "size": WHOLE, "do_center_crop": True,
+         "crop_size": WHOLE}, "processor 'PerceiverImageProcessor'",
+    ),
+    "somebody's own": ({"image_processor_type": "Own", "size": WHOLE}, "processor 'Own'"),
     "CLIP's own mean": (
         {"image_processor_type": "CLIPImageProcessor", "size": WHOLE}, "does not say image_mean",
     ),
@@ -149,6 +167,22 @@ def test_what_is_not_done_here_is_refused_with_its_reason(folder, tmp_path, case
     with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json.*{cause}") as caught:
         open_artifact(place)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_processor_among_others_comes_first(folder, tmp_path, beside):
+    place = with_processor(folder, tmp_path / "model", {"size": WHOLE, "image_mean": [0.3] * 3})
+    said = {"size": WHOLE, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4] * 3, "resample": 2}
+    whole = {"processor_class": "Own", "image_processor": said}
+    (place / "processor_config.json").write_text(json.dumps(whole))
+    if not beside:
+        (place / "preprocessor_config.json").unlink()
+    artifact = open_artifact(place)
+    assert artifact.backbone.mean == (0.1, 0.2, 0.3)
+    assert artifact.details.interpolation == "bilinear"
+    (place / "processor_config.json").write_text(json.dumps({"image_processor": [1]}))
+    with pytest.raises(CheckpointError, match="image_processor"):
+        open_artifact(place)
 
 
 def test_how_images_are_resized_stays_with_the_artifact(folder, tmp_path):

@@ -152,6 +152,7 @@ def test_what_is_stated_stands_over_what_is_assumed(golden, tmp_path):
     ({"mean": (0.1,) * 3, "std": (0.2, 1e-300, 0.2)}, "std"),
     ({"crop": float("nan")}, "crop"),
     ({"size": (64,)}, "size"),
+    ({"size": (35, 35)}, "do not divide images of 35 x 35"),
 ])  # fmt: skip
 def test_what_is_stated_is_never_passed_over(golden, tmp_path, stated, problem):
     path = file_of(golden("cls_rel_mean")["model"], tmp_path)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from written import (
     called,
@@ -172,7 +173,16 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
         "several": defaultdict(list, a=[1]),
         "keys": keys,
         "types": [torch.float16, torch.device("cpu"), int, complex(1, 2), frozenset({1}), range(3)],
-        "others": [torch.int8, np.uint8, Any, re.compile("a"), random.Random(0)],
+        "others": [
+            torch.int8,
+            torch.float8_e5m2,
+            torch.complex64,
+            torch.qint8,
+            np.uint8,
+            Any,
+            re.compile("a"),
+            random.Random(0),
+        ],
         "hydra": {"_target_": Any, "log": logging.getLogger("training")},
         "scaler": torch.amp.GradScaler("cpu"),
         "activation": partial(nn.functional.gelu),
@@ -187,11 +197,16 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
     assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.skipped)
 
 
-def test_tensors_of_other_kinds_are_told_how_to_become_plain(tmp_path):
-    torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match="_rebuild_sparse_tensor") as caught:
+@pytest.mark.parametrize(("tensor", "name", "remedy"), [
+    (torch.eye(2).to_sparse(), "_rebuild_sparse_tensor", "to_dense()"),
+    (torch.eye(2).to(torch.float8_e4m3fn), "_rebuild_tensor_v3", "float()"),
+    (tv_tensors.Mask(torch.eye(2)), "_rebuild_from_type_v2", "as_subclass(torch.Tensor)"),
+])  # fmt: skip
+def test_tensors_of_other_kinds_are_told_how_to_become_plain(tmp_path, tensor, name, remedy):
+    torch.save({"type": tensor.dtype, "a": tensor}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=name) as caught:
         read_contents(tmp_path / "weights")
-    assert "to_dense()" in caught.value.remedy
+    assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])

@@ -62,12 +62,30 @@ def test_shards_of_any_variant(tmp_path, kind, variant, index, given):
     artifact = open_artifact(place)
     same(artifact, model)
     assert artifact.details.classes == ("a", "b", "c")
+    if index:  # which counts one file too few
+        fewer = {key: name for key, name in placed.items() if name != names[2]}
+        (folder / file).write_text(json.dumps({"weight_map": fewer}))
+        same(open_artifact(place), model)
     write(folder / names[2], parts[2] | dict(list(parts[1].items())[:1]))
     with pytest.raises(CheckpointError, match="1 tensor in more than one of its files"):
         open_artifact(place)
     (folder / names[2]).unlink()
     with pytest.raises(CheckpointError, match=f"1 are missing.*{re.escape(names[2])}"):
         open_artifact(place)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "x" * 10**5, "a\0", 10**400, [], None]
+)
+def test_an_index_of_names_that_are_none(tmp_path, name):
+    _, weights = transformers_folder(tmp_path)
+    folder = tmp_path / "hf"
+    (folder / "model.safetensors").unlink()
+    placed = dict.fromkeys(weights, "a.safetensors") | {"head": name}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    with pytest.raises(CheckpointError, match=r"names no files beside it|are missing") as caught:
+        open_artifact(folder)
+    assert caught.value.remedy
 
 
 def test_one_file_of_a_variant(tmp_path):

@@ -107,6 +107,11 @@ def test_a_run_stands_for_its_model(trained, tmp_path):
 def test_nothing_there(tmp_path):
     with pytest.raises(CheckpointError, match=r"is not an artifact[\s\S]*folder of a finished run"):
         find_artifact(tmp_path)
+    (tmp_path / "checkpoint-500").mkdir()
+    for name in ("checkpoint-500/config.json", "best.pth", "log.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"weights in it: best\.pth, checkpoint-500$"):
+        find_artifact(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="not finished: continue with --resume"):
         find_artifact(tmp_path)

@@ -70,3 +70,28 @@ def test_a_size_that_an_older_timm_left_as_it_was_published(tmp_path):
     artifact = open_artifact(tmp_path / "hub")
     assert artifact.backbone.size == (32, 32)
     close(artifact.model(IMAGES), model(IMAGES), 1e-5)
+
+
+def test_a_file_without_all_of_its_blocks(tmp_path):
+    saved(tmp_path / "hub")
+    said = json.loads((tmp_path / "hub" / "config.json").read_text())
+    said["model_args"]["depth"] = 3
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="3 blocks are stated, and the file has 2"):
+        open_artifact(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification"])
+def test_a_model_of_timm_that_transformers_saved(tmp_path, problem):
+    transformers = pytest.importorskip("transformers")
+    saved(tmp_path / "hub")
+    said = json.loads((tmp_path / "hub" / "config.json").read_text())
+    del said["model_args"]["num_classes"]
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(said))
+    kind = transformers.TimmWrapperForImageClassification
+    model = kind.from_pretrained(tmp_path / "hub", problem_type=problem).eval()
+    model.save_pretrained(tmp_path / "again")
+    artifact = open_artifact(tmp_path / "again")
+    close(artifact.model(IMAGES), model(IMAGES).logits, 1e-5)
+    assert artifact.details.multi_label == (problem is not None)
+    assert artifact.details.classes == ("class 0", "class 1", "class 2")

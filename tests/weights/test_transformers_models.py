@@ -305,6 +305,21 @@ def test_any_value_of_any_entry_is_read_or_refused(tmp_path, segmenter, file, ki
     assert sum(remedy is not None for remedy in remedies) > len(whole)
 
 
+def test_a_config_of_another_depth_or_problem(tmp_path):
+    place = saved(tmp_path)
+    whole = json.loads((place / "config.json").read_text())
+    for change, problem in (
+        ({"num_hidden_layers": 12}, "12 blocks are stated"),
+        ({"problem_type": "multilabel"}, "problem_type 'multilabel'"),
+        ({"hidden_act": "x" * 10**5}, "activation 'x{9}"),
+    ):
+        (place / "config.json").write_text(json.dumps(whole | change))
+        with pytest.raises(CheckpointError, match=problem) as caught:
+            open_artifact(place)
+        assert caught.value.remedy
+        assert len(caught.value.problem) < 1000
+
+
 # -- what a head is for ----------------------------------------------------------------------------
 
 PLAIN = trial(2).settings | {

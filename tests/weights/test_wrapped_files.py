@@ -16,10 +16,10 @@ from foreign_names import KEYS, to_openmmlab
 from torch import nn
 
 import beit
-from beit.config import HeadConfig, UperNetConfig
+from beit.config import HeadConfig, LinearHeadConfig, UperNetConfig
 from beit.config.runs import AggregationConfig
 from beit.errors import CheckpointError
-from beit.models.heads import Classifier, MaskedImageModel
+from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.weights.convert import published
 from beit.weights.load import open_artifact
@@ -247,6 +247,13 @@ def test_ours_without_config_and_with(tmp_path):
         torch.save(Classifier(backbone, 3).state_dict(), tmp_path / "alone.pth")
         with pytest.raises(CheckpointError, match="weights of ours without their config"):
             open_artifact(tmp_path / "alone.pth")
+    for head in (UperNetConfig(head_channels=4), LinearHeadConfig()):
+        torch.save(Segmenter(TINY, 3, head).state_dict(), tmp_path / "alone.pth")
+        with pytest.raises(CheckpointError, match="weights of ours without their config"):
+            open_artifact(tmp_path / "alone.pth")
+    torch.save(PretrainedBackbone(TINY).state_dict(), tmp_path / "alone.pth")
+    with pytest.raises(CheckpointError, match="weights of ours without their config"):
+        open_artifact(tmp_path / "alone.pth")
 
 
 def test_the_whole_module_of_timm(tmp_path):

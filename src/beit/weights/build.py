@@ -223,6 +223,11 @@ def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransfo
             f"the last of which has number {max(numbers, default='none')}",
             remedy="give a file with square patches and all of its blocks",
         )
+    if known.depth not in (None, depth):
+        raise CheckpointError(
+            f"{known.depth} blocks are stated, and the file has {depth}",
+            remedy="the file is cut, or its configuration is that of another model: get both again",
+        )
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
     table = next((name for name in (shared, own) if name in tensors), None)
     rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
@@ -293,6 +298,12 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> G
     if "pos_embed" in tensors:
         count = shape_of(tensors, "pos_embed", 3)[1] - 1
     if known.size is not None:
+        if any(side % patch for side in known.size):
+            raise CheckpointError(
+                f"patches of {patch} pixels do not divide images of {known.size[0]} x "
+                f"{known.size[1]}",
+                remedy="state a height and a width that are multiples of the patch",
+            )
         grid = known.size[0] // patch, known.size[1] // patch
     elif count is None and rows is None:
         raise CheckpointError(

@@ -28,6 +28,7 @@ from beit.weights.keymap import (
     listed,
     summed_bias,
     to_published_names,
+    without_config,
     without_head,
 )
 from beit.weights.library_configs import (
@@ -307,6 +308,12 @@ def _within(tensors: Tensors, naming: Naming, roots: list[str], notes: list[str]
     }
     taken = {level + name for name in heads}
     left = [name for name in tensors if name not in taken and not name.startswith(tuple(roots))]
+    if (
+        root == "backbone."
+        and {*left} == {"norm.weight", "norm.bias"}
+        and "norm.weight" not in trunk
+    ):
+        raise without_config()
     if root not in ("", *BASES):
         notes.append(f"the prefix '{root}' is taken off the names")
     notes += [f"the network under '{root}' is taken, not that under '{other}'" for other in others]

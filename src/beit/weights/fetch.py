@@ -49,7 +49,10 @@ HUB_ID = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]
 NOT_THERE = (
     EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError,
 )  # fmt: skip
-DESCRIPTION = ("config.json", "preprocessor_config.json", "*.index.json", "*.index.*.json")
+DESCRIPTION = (
+    "config.json", "preprocessor_config.json", "processor_config.json", "*.index.json",
+    "*.index.*.json",
+)  # fmt: skip
 SAFE = ("*.safetensors",)
 PICKLED = ("*.bin", "*.pth")
 

@@ -19,6 +19,7 @@ from beit.weights.overrides import Entries
 from beit.weights.read import Contents, read_contents
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 VARIANT = r"(\.(?P<variant>[\w-]+?))?"
 WHOLE = re.compile(rf"(model|pytorch_model){VARIANT}\.(safetensors|bin)")
@@ -27,6 +28,7 @@ SHARD = re.compile(
     r"(?P<front>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<back>(\.[\w-]+)?\.(safetensors|bin))"
 )
 NUMBERS = re.compile(r"-\d{5}-of-\d{5}")
+BESIDE = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 AGAIN = "get it again, or give the weight file alone"
 
 
@@ -73,13 +75,13 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
         raise CheckpointError(
             f"{folder} has {counted(twice, 'tensor')} in more than one of its files", remedy=AGAIN
         )
-    alone, processor = read[0] if len(read) == 1 else None, folder / PREPROCESSOR
+    alone = read[0] if len(read) == 1 else None
     return Foreign(
         place=path if config is None else folder,
         name=name or path.name,
         tensors=tensors,
         config=config or Entries(folder / CONFIG, {}),
-        preprocessor=_entries(processor) if config and processor.is_file() else None,
+        preprocessor=find_processor(folder) if config else None,
         metadata=alone.metadata if alone else {},
         notes=_reading(alone) if alone else [f"weights from {counted(len(read), 'file')}"],
         sha256=alone.sha256 if alone else "",
@@ -88,13 +90,28 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
 
 def foreign_config(folder: Path) -> Entries | None:
     """The config of a folder, if it is one of others: transformers writes `model_type`; timm
-    `architecture`, a name where we have a tree."""
+    `architecture`, a name where we have a tree. A model of timm within transformers is timm's."""
     file = folder / CONFIG
     if not file.is_file():
         return None
     config = _entries(file)
     named = isinstance(config.content.get("architecture"), str)
+    if named and config.content.get("model_type") == "timm_wrapper":
+        del config.content["model_type"]
     return config if named or "model_type" in config.content else None
+
+
+def find_processor(folder: Path) -> Entries | None:
+    """What prepares the images, where transformers looks for it: in the file of all processors,
+    else in its own. A step that is null is not done."""
+    whole, own = folder / PROCESSOR, folder / PREPROCESSOR
+    found = _entries(whole).table("image_processor") if whole.is_file() else None
+    found = found or (_entries(own) if own.is_file() else None)
+    if found is None:
+        return None
+    off = {name: False for name, value in found.content.items()
+           if value is None and name.startswith("do_")}  # fmt: skip
+    return Entries(found.file, found.content | off)
 
 
 def _entries(file: Path) -> Entries:
@@ -145,12 +162,16 @@ def _only_variant(folder: Path) -> Path:
 
 
 def _indexed(index: Path) -> list[Path]:
-    """The files that an index names; all of them have to lie beside it."""
+    """The files that an index names, and all of their number; they have to lie beside it."""
     placed = read_object(index, CheckpointError, AGAIN).get("weight_map")
     names = set(map(str, placed.values())) if isinstance(placed, dict) else set()
-    if not names or any(Path(name).name != name for name in names):
+    if not names or not all(map(BESIDE.fullmatch, names)):
         raise CheckpointError(f"{index} names no files beside it", remedy="get it again")
-    return _present([index.with_name(name) for name in sorted(names)])
+    files = [index.with_name(name) for name in sorted(names)]
+    numbered = [
+        shard for file in files if SHARD.fullmatch(file.name) for shard in _all_shards(file)
+    ]
+    return _present(sorted({*files, *numbered}))
 
 
 def _all_shards(shard: Path) -> list[Path]:

@@ -266,11 +266,17 @@ def without_head(tensors: Tensors) -> Tensors:
 
 def _check_ours(trunk: Tensors, heads: Tensors) -> None:
     apart = {"norm.weight", "head.weight"} <= heads.keys() and not trunk.keys() & {*NORMS}
-    if apart or any(".attn.rel_pos_bias." in name for name in trunk):
-        raise CheckpointError(
-            "the file holds weights of ours without their config.json",
-            remedy="give the folder with both",
-        )
+    neck = any(name.startswith(("neck.fpn", "neck.norm.")) for name in heads)
+    if apart or neck or any(".attn.rel_pos_bias." in name for name in trunk):
+        raise without_config()
+
+
+def without_config() -> CheckpointError:
+    """For weights of ours alone."""
+    return CheckpointError(
+        "the file holds weights of ours without their config.json",
+        remedy="give the folder with both",
+    )
 
 
 def summed_bias(tensors: Tensors, notes: list[str]) -> Tensors:

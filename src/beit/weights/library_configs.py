@@ -52,6 +52,7 @@ def read_timm(config: Entries) -> Overrides:
     oblong = len(shape) == 2 and (shape[0] != shape[1] or "img_size" in built.content)
     return Overrides(
         size=(shape[0], shape[1]) if oblong else None,
+        depth=built.integer("depth"),
         heads=built.integer("num_heads"),
         pooling=POOLED.get(config.text("global_pool") or built.text("global_pool")),
         mean=published.numbers("mean"),
@@ -59,8 +60,7 @@ def read_timm(config: Entries) -> Overrides:
         crop=published.number("crop_pct"),
         resize=CROPS[mode],
         interpolation=INTERPOLATIONS[kind],
-        classes=config.names("label_names") or published.names("label_names"),
-    )
+    ).over(_answers(config, config.names("label_names") or published.names("label_names")))
 
 
 # -- transformers ----------------------------------------------------------------------------------
@@ -70,6 +70,7 @@ CODEBOOKS = ("flava", "flava_image_codebook")
 OFFSET = 2  # its out_indices count from the embedding, and from 1
 DEFAULT_EPSILON, DEFAULT_HEADS = 1e-12, 12
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
+PROBLEMS = ("", "single_label_classification", "multi_label_classification", "regression")
 
 
 def check_architecture(config: Entries) -> None:
@@ -97,23 +98,32 @@ def read_transformers(config: Entries, family: Family, name: str, notes: list[st
     they were trained with others. Raises CheckpointError for what BEiT has no place for.
     """
     published = is_published_hub(name)
-    problem = config.text("problem_type")
     names = config.names("id2label") if family != "masked" else None
     stated = Overrides(
         size=_size(config),
+        depth=config.integer("num_hidden_layers"),
         heads=config.integer("num_attention_heads"),
         pooling="mean" if config.flag("use_mean_pooling", True) else "cls",
-        classes=None if names and all(map(UNTRAINED_NAME.fullmatch, names)) else names,
         epsilon=None if published else config.number("layer_norm_eps") or DEFAULT_EPSILON,
-        multi_label=problem == "multi_label_classification",
-        regression=problem == "regression",
-    )
+    ).over(_answers(config, names))
     if family != "segmenter":
         return stated
     return replace(
         stated,
         pools=config.integers("pool_scales") or (1, 2, 3, 6),
         out_indices=None if published else _blocks_read(config, notes),
+    )
+
+
+def _answers(config: Entries, names: tuple[str, ...] | None) -> Overrides:
+    """What a head answers: classes of these names, one or several at a time, or values."""
+    problem = config.text("problem_type")
+    if problem not in PROBLEMS:
+        config.refuse(f"has problem_type '{problem}'", f"it is one of {', '.join(PROBLEMS[1:])}")
+    return Overrides(
+        classes=None if names and all(map(UNTRAINED_NAME.fullmatch, names)) else names,
+        multi_label=problem == "multi_label_classification",
+        regression=problem == "regression",
     )
 
 
@@ -207,7 +217,12 @@ SILENT = {
 """Entries that are read here, or change nothing."""
 SHORT_EDGE = ("CLIP", "Bit")  # processors for which one number is the shorter side
 HALVES = ("Beit", "ViT")  # processors whose own mean and deviation are 0.5
-BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubically by default
+BILINEAR = ("ViT", "Segformer", "LayoutLMv")  # the rest resizes bicubically by default
+PREPARE = ("Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "DeiT", "LayoutLMv2", "LayoutLMv3",
+           "Segformer", "Siglip", "ViT")  # fmt: skip
+"""Processors that do what their entries say, and no more; the code of others may do anything."""
+KIND = re.compile(rf"({'|'.join(PREPARE)})(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+BY_HAND = "take this file away, prepare the images yourself and call `.model`"
 TRAINED = "train, and save the processor, with a size the model has"
 
 
@@ -224,9 +239,14 @@ def read_processor(
     if odd:
         entries.refuse(
             f"has {', '.join(odd[:3])}, which is not done here",
-            "prepare the images yourself and call `.model`, or save the processor without it",
+            f"{BY_HAND}, or save the processor without it",
         )
-    statistics = _statistics(entries, channels)
+    if not KIND.fullmatch(_kind(entries)):
+        entries.refuse(
+            f"is for the processor '{_kind(entries)}', which may prepare images in another way",
+            f"{BY_HAND}, or save one of {', '.join(PREPARE)}",
+        )
+    statistics = read_statistics(entries, channels)
     return _view(entries, size).over(statistics) if fixed else statistics
 
 
@@ -235,11 +255,11 @@ def _kind(entries: Entries) -> str:
     return (
         entries.text("image_processor_type")
         or entries.text("feature_extractor_type")
-        or "BeitImage"
+        or "BeitImageProcessor"
     )
 
 
-def _statistics(entries: Entries, channels: int) -> Overrides:
+def read_statistics(entries: Entries, channels: int) -> Overrides:
     """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
     rescales, normalises = entries.flag("do_rescale", True), entries.flag("do_normalize", True)
     factor = entries.number("rescale_factor") if rescales else 1.0
@@ -266,7 +286,7 @@ def _statistics(entries: Entries, channels: int) -> Overrides:
 
 def _view(entries: Entries, size: tuple[int, int]) -> Overrides:
     """How an image of any size comes to that of the model."""
-    crops = entries.flag("do_center_crop", False)
+    crops = entries.flag("do_center_crop", _kind(entries).startswith(SHORT_EDGE))
     if not entries.flag("do_resize", True):
         if crops:
             entries.refuse("crops images without resizing them", TRAINED)

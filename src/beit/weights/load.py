@@ -17,9 +17,8 @@ from beit.config.model import published_crop
 from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
-from beit.errors import CheckpointError, ConfigError
+from beit.errors import BeitError, CheckpointError, ConfigError
 from beit.hardware import raise_if_exhausted
-from beit.json_object import parse_json
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.segmenter import Segmenter
 from beit.terminal import printable
@@ -28,8 +27,9 @@ from beit.tokenizers.teachers import OurTeacher, Teacher, TimmTeacher, Transform
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
 from beit.weights.fetch import Fetched, fetch, first_line
-from beit.weights.foreign import foreign_config, is_foreign, read_foreign
+from beit.weights.foreign import find_processor, foreign_config, is_foreign, read_foreign
 from beit.weights.kinds import describe
+from beit.weights.library_configs import read_statistics
 from beit.weights.overrides import Entries, Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
@@ -128,14 +128,13 @@ def open_teacher(reference: str) -> Teacher:
     Raises CheckpointError if there is none, ResourceError if it cannot be fetched.
     """
     if reference in PRESETS:
-        model = _from_timm(PRESETS[reference], reference)
-        return TimmTeacher(reference, model, project=reference == "clip")
+        return _from_timm(PRESETS[reference], reference)
     if reference.startswith("timm:"):
-        return TimmTeacher(reference, _from_timm(reference.removeprefix("timm:"), reference))
+        return _from_timm(reference.removeprefix("timm:"), reference)
     folder = fetch(reference).path
     config = foreign_config(folder)
     if config is not None and isinstance(config.content.get("architecture"), str):
-        return TimmTeacher(reference, _from_timm(f"local-dir:{folder}", reference))
+        return _from_timm(f"local-dir:{folder}", reference)
     if config is not None:
         return _from_transformers(folder, config, reference)
     found = open_artifact(reference).model
@@ -228,7 +227,7 @@ def _classes(model: nn.Module, found: Detected, place: Path) -> tuple[str, ...]:
 # -- teachers --------------------------------------------------------------------------------------
 
 
-def _from_timm(name: str, reference: str) -> nn.Module:
+def _from_timm(name: str, reference: str) -> Teacher:
     """A model of timm with its weights; where it can, one that reads images of any size."""
     import timm  # here, as it takes seconds to import
 
@@ -238,13 +237,13 @@ def _from_timm(name: str, reference: str) -> nn.Module:
             model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
         except TypeError:  # convolutional: it reads any size as it is
             model = timm.create_model(name, pretrained=True)
+        return TimmTeacher(reference, model, project=reference == "clip")
     except Exception as error:  # of timm, the hub or its HTTP library
         raise_if_exhausted(error)
         raise CheckpointError(
             f"the teacher {reference} does not come from timm: {first_line(error)}",
             remedy="check the name with timm.list_pretrained(), and that the hub is reached",
         ) from error
-    return model
 
 
 def _from_transformers(folder: Path, config: Entries, reference: str) -> Teacher:
@@ -260,20 +259,24 @@ def _from_transformers(folder: Path, config: Entries, reference: str) -> Teacher
     kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
     try:
         model = kind.from_pretrained(str(folder), use_safetensors=True)
-        stated = parse_json((folder / "preprocessor_config.json").read_bytes())
-        mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        processor, side = find_processor(folder), getattr(model.config, "image_size", 224)
+        if processor is None:
+            raise LookupError("it has no preprocessor_config.json")
+        known = read_statistics(processor, getattr(model.config, "num_channels", 3))
+        return TransformersTeacher(
+            reference,
+            model,
+            mean=known.mean or (),
+            std=known.std or (),
+            size=(side, side) if isinstance(side, int) else tuple(side),
+            patch=getattr(model.config, "patch_size", None),
+            project=clip,
+        )
+    except BeitError:
+        raise
+    except Exception as error:  # of transformers, which finds what is wrong while it builds
+        raise_if_exhausted(error)
         raise CheckpointError(
             f"the teacher {reference} cannot be opened: {first_line(error)}",
             remedy="give a folder with config.json, preprocessor_config.json and safetensors",
         ) from error
-    side = getattr(model.config, "image_size", 224)
-    return TransformersTeacher(
-        reference,
-        model,
-        mean=mean,
-        std=std,
-        size=(side, side) if isinstance(side, int) else tuple(side),
-        patch=getattr(model.config, "patch_size", None),
-        project=clip,
-    )

@@ -23,6 +23,8 @@ class Overrides(Config):
 
     size: Sides | None = None
     """Height and width in pixels."""
+    depth: int | None = None
+    """Blocks."""
     heads: Width | None = None
     """Attention heads."""
     mean: tuple[float, ...] | None = None
@@ -79,7 +81,7 @@ class Entries:
     content: dict[str, Any]
 
     def refuse(self, problem: str, remedy: str) -> NoReturn:
-        raise CheckpointError(f"{self.file} {problem}", remedy=remedy)
+        raise CheckpointError(f"{self.file} {problem:.400}", remedy=remedy)
 
     def integer(self, name: str) -> int | None:
         value = self._typed(name, int, "a whole number")

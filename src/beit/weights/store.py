@@ -50,12 +50,24 @@ from beit.hardware import raise_if_exhausted
 from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
+from beit.weights.keymap import listed
 from beit.weights.kinds import Architecture, architecture_of, build, describe
 from beit.weights.transfer import build_strictly
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+LIKELY = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.tar",
+    "*.ckpt",
+    "*/config.json",
+    "*/.metadata",
+)
+"""Where a folder that is no artifact may hold weights."""
 AGAIN = "copy the artifact again from where it was made"
 TRAINED = Entries(
     {
@@ -252,11 +264,14 @@ def find_artifact(path: str | Path) -> Path:
         if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
             return candidate
     unfinished = (folder / "checkpoints").is_dir()
+    inside = sorted({each.relative_to(folder).parts[0]
+                     for pattern in LIKELY for each in folder.glob(pattern)})  # fmt: skip
     raise CheckpointError(
         f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}",
         remedy="that run is not finished: continue with --resume"
         if unfinished
-        else "give the folder of a finished run, or its `model` folder",
+        else "give the folder of a finished run, or its `model` folder"
+        + (f", or what may be weights in it: {listed(inside)}" if inside else ""),
     )
 
 

@@ -31,8 +31,8 @@ ELSEWHERE = (
     "do not open it with other tools either"
 )
 PLAIN = (
-    "save plain tensors: tensor.full_tensor() of those divided among processes, .dequantize() or "
-    ".to_dense() of others"
+    "save plain tensors: tensor.full_tensor() of those divided among processes, .dequantize(), "
+    ".to_dense() or .float() of other kinds, .as_subclass(torch.Tensor) of other classes"
 )
 NAMES = {
     instruction.code.encode("latin-1"): instruction.name for instruction in pickletools.opcodes

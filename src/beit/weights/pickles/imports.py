@@ -155,11 +155,10 @@ NUMPY = (
 )  # fmt: skip
 PYTORCH = (
     "torch.Generator", "torch.amp.grad_scaler.GradScaler",
-    "torch.amp.grad_scaler._refresh_per_optimizer_state", "torch.bfloat16", "torch.bool",
-    "torch.channels_last", "torch.contiguous_format", "torch.cuda.amp.grad_scaler.GradScaler",
-    "torch.device", "torch.dtype", "torch.float16", "torch.float32", "torch.float64", "torch.int16",
-    "torch.int32", "torch.int64", "torch.int8", "torch.memory_format", "torch.preserve_format",
-    "torch.strided", "torch.uint8",
+    "torch.amp.grad_scaler._refresh_per_optimizer_state", "torch.channels_last",
+    "torch.contiguous_format", "torch.cuda.amp.grad_scaler.GradScaler", "torch.device",
+    "torch.dtype", "torch.memory_format", "torch.preserve_format", "torch.strided",
+    *(str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)),
 )  # fmt: skip
 WITHIN = (
     "numpy.random.", "torch._C._nn.", "torch.nn.functional.", "torch.nn.modules.",
