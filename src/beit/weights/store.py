@@ -251,12 +251,14 @@ def find_artifact(path: str | Path) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
             return candidate
-    unfinished = (folder / "checkpoints").is_dir()
+    if (folder / "folds.json").is_file():
+        remedy = "its folds only measure: train once more without --folds"
+    elif (folder / "checkpoints").is_dir():
+        remedy = "that run is not finished: continue with --resume"
+    else:
+        remedy = "give the folder of a finished run, or its `model` folder"
     raise CheckpointError(
-        f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}",
-        remedy="that run is not finished: continue with --resume"
-        if unfinished
-        else "give the folder of a finished run, or its `model` folder",
+        f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}", remedy=remedy
     )
 
 
