@@ -173,6 +173,8 @@ DENIED = dict.fromkeys(
     "check who may read and write there (ls -ld), or name a place of your own",
 )
 
+MISSING = {errno.ENOENT: "check the path; `beit --traceback VERB ...` shows what needed it"}
+
 
 def system_error(error: OSError) -> ResourceError:
     """What the operating system refused, for the user."""
@@ -189,7 +191,7 @@ def system_error(error: OSError) -> ResourceError:
             remedy="name a folder with room for them in the environment's TMPDIR",
         )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    remedies = dict.fromkeys(FULL, "make room, and run it again") | EXHAUSTED | DENIED
+    remedies = dict.fromkeys(FULL, "make room, and run it again") | EXHAUSTED | DENIED | MISSING
     return ResourceError(
         f"{what}{refusal(error)}",
         remedy=remedies.get(error.errno or 0, "`beit --traceback VERB ...` shows where"),
@@ -206,8 +208,15 @@ def refusal(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def on_one_line(error: Exception) -> str:
+    """Problem and remedy for a line of a log, where the second line of an error is not its own."""
+    if isinstance(error, BeitError) and error.remedy:
+        return f"{error.problem}; {error.remedy}"
+    return str(error)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Name the known word closest to an unknown one: `did you mean 'batch'?`, or list them."""
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)
