@@ -66,7 +66,10 @@ def test_images_are_not_damaged_where_no_more_files_can_be_opened(when, class_fo
         (ImportError("libx.so: failed to map segment from shared object"), "memory ran out before"),
         (RuntimeError("can't start new thread"), "no further thread can be started"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            "/root/x: Permission denied",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/mnt/x"), "name a place of your own"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "TMPDIR"),
     ],
