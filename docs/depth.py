@@ -22,6 +22,7 @@ from beit.config.training import TrainingConfig
 from beit.config.tree import to_json
 from beit.data.augment import central_view
 from beit.data.sources import ImageSource, Record, SelectedSource, Target
+from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
 from beit.inference.abilities import EMBED, Ability, view
 from beit.inference.predictor import Predictor
@@ -139,6 +140,8 @@ def start_from(
 
 
 def prepare(config: DepthRunConfig, processes: Processes, inputs: Inputs) -> Setup[DepthRunConfig]:
+    if not config.depths:
+        raise ConfigError("no depth maps were given", remedy="add --depths FOLDER")
     built, loader = config.model, config.loader
     images = inputs.images(config.data, AS_RECOGNISED, built.channels, loader.value_range)
     source = DepthSource(images, Path(config.depths))

@@ -176,7 +176,9 @@ def serving(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+) \(process (\d+)\)$", line)
+            found = re.search(
+                r"^ready: serving .* on http://127\.0\.0\.1:(\d+) \(process (\d+)\)$", line
+            )
             if found is None:
                 process.wait(240)
                 raise AssertionError(line + place.read_text())

@@ -111,6 +111,10 @@ CASES = {
     "abbreviated option": ("pretrain tiny --mask-rati 0.3", 2, ["--mask-rati", "--mask-ratio"]),
     "mistyped recipe": ("pretrain tini", 2, ["'tini'", "did you mean 'tiny'?"]),
     "mistyped verb": ("pretran", 2, ["'pretran'", "did you mean 'pretrain'?"]),
+    "verb of a task that is not imported": ("ordered tiny", 2, ["'ordered'", "known: convert, "]),
+    "option of other programs": ("finetune tiny {io} --batch-size 3", 2, ["use --batch (see"]),
+    "option of another verb": ("segment tiny {io} --masks=m", 2,
+                               ["segment has no option --masks", "use --annotations (see"]),
     "mistyped choice": ("pretrain tiny --precision fp8", 2, ["fp8", "bf16"]),
     "no number": ("pretrain tiny --depth deep", 2, ["--depth", "deep"]),
     "size and patch": ("pretrain tiny {io} --size 33", 2, ["size 33", "of 4", "use 32 or 36"]),
@@ -131,6 +135,8 @@ CASES = {
     "mistyped data command": ("data chek {data}", 2, ["'chek'", "did you mean 'check'?"]),
     "mistyped replay": ("doctor repaly file", 2, ["'repaly'", "did you mean 'replay'?"]),
     "module not found": ("pretrain nowhere:recipe {io}", 2, ["nowhere", "PYTHONPATH=. beit"]),
+    "file for a module": ("pretrain own.py:recipe {io}", 2, ["leave .py out: own\n"]),
+    "file to import": ("--import own.py report {pre}", 2, ["leave .py out: own\n"]),
     "half precision": ("finetune tiny {io} --precision fp16", 2, ["fp16", "bf16 or fp32"]),
     "batch and micro-batch": ("finetune tiny {io} --micro-batch 5", 2, ["5", "batch 16"]),
     "grids": ("pretrain tiny {io} --tokenizer {tok} --size 40", 2,
@@ -168,6 +174,8 @@ CASES = {
     "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),
     "no such model": ("predict nowhere {data}", 4, ["nowhere", "no file or folder"]),
     "no images to predict": ("predict {fine} {empty}", 3, ["empty"]),
+    "answers to one file": ("predict {fine} {data} --out {out}.csv", 2,
+                            ["to a folder", "--format json, or csv"]),
     "unknown format": ("embed {pre} {data} --out x.xlsx", 2, [".xlsx", ".npz"]),
 }  # fmt: skip
 
@@ -282,6 +290,7 @@ def test_help_is_answered_without_torch(environment):
 
 
 @pytest.mark.parametrize(("verb", "words"), [("pretrain", "for code of your"),
+                                             ("probe", " A run, an artifact, a released"),
                                              ("export", "segmenters), tokens (tok")])  # fmt: skip
 def test_help_on_an_option_is_one_paragraph(verb, words, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")

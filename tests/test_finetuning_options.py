@@ -38,7 +38,7 @@ def test_a_run_with_lora_goes_on_as_if_it_had_not_stopped_and_gives_a_plain_mode
     """Rare classes are drawn more often meanwhile."""
     options = {
         **QUICK, "data": class_folders, "init": trained.pretrained, "lora": 2, "average": 0.9,
-        "balanced_sampling": True, "class_weights": "root",
+        "balanced_sampling": True, "class_weights": "root", "threshold_by": "recall",
     }  # fmt: skip
     whole = beit.finetune("tiny", out=tmp_path / "whole", save_every=2, **options)
     shutil.copytree(whole.folder, tmp_path / "again")
@@ -52,6 +52,7 @@ def test_a_run_with_lora_goes_on_as_if_it_had_not_stopped_and_gives_a_plain_mode
     changed = after[name] - before[name]
     assert 0 < torch.linalg.matrix_rank(changed, atol=1e-7) <= 2
     assert torch.equal(after["backbone.cls_token"], before["backbone.cls_token"])
+    assert any("threshold_by recall has no effect" in line for line in _log(whole.folder))
     assert any("the classes are balanced: an epoch draws" in line for line in _log(whole.folder))
     assert " of " in next(line for line in _log(whole.folder) if line.startswith("starting"))
 
@@ -117,6 +118,8 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     learned = learned_names(RunFolder(out / "fold-2"))
     assert learned
     assert names.isdisjoint(learned), "the page shows what the fold holds out"
+    assert main(["report", str(out)]) == RunFolderError.exit_code
+    assert f"give one of its folds, such as {out / 'fold-1'}" in capsys.readouterr().err
     # What is there is not written over; to go on does what is missing.
     assert main(words) == RunFolderError.exit_code
     shutil.rmtree(out / "fold-3")

@@ -77,6 +77,13 @@ def test_it_is_served(run, environment):
         assert len(answer["depth"]) == beit.load(run).model.backbone.config.grid[0]
 
 
+def test_it_needs_depths(class_folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(DOCS))
+    words = ["depth", "small", "--data", str(class_folders), "--out", str(tmp_path / "run")]
+    assert main(["--import", "depth", *words]) == ConfigError.exit_code
+    assert "add --depths FOLDER" in capsys.readouterr().err
+
+
 def test_a_verb_and_a_config_belong_to_one_task():
     with pytest.raises(ConfigError, match="there is a task 'finetune'"):
         register(TASKS["finetune"])

@@ -146,7 +146,7 @@ def test_code_of_one_s_own(
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ("No images" not in report.read_text()) == images
-        assert ("beit --import own VERB" not in done.stderr) == images
+        assert ("was not imported; import own first" not in done.stderr) == images
 
 
 def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

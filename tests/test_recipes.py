@@ -64,3 +64,8 @@ def test_recipes_of_one_s_own(tmp_path, monkeypatch):
     for name in ("mine:nothing", "nowhere:tiny"):
         with pytest.raises(ConfigError, match="cannot be found"):
             find_recipe("pretrain", name, PretrainRunConfig)
+    (tmp_path / "torn.py").write_text("def tiny(:")
+    with pytest.raises(ConfigError, match=r"SyntaxError: [\s\S]*mend the module"):
+        find_recipe("pretrain", "torn:tiny", PretrainRunConfig)
+    with pytest.raises(ConfigError, match="no 'borken'\n  remedy: did you mean 'broken'"):
+        find_recipe("pretrain", "mine:borken", PretrainRunConfig)

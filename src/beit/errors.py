@@ -168,10 +168,15 @@ EXHAUSTED = {
     errno.ENOMEM: "free memory: fewer --workers, a smaller --batch or model, no other programs",
 }
 """What a process ran out of, which says nothing about the file that it wanted, and the remedies."""
-DENIED = dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS),
-    "check who may read and write there (ls -ld), or name a place of your own",
-)
+REMEDIES = {
+    **dict.fromkeys(FULL, "make room, and run it again"),
+    **EXHAUSTED,
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "check who may read and write there (ls -ld), or name a place of your own",
+    ),
+    errno.ENOENT: "check the path; `beit --traceback VERB ...` shows what needed it",
+}
 
 
 def system_error(error: OSError) -> ResourceError:
@@ -189,10 +194,9 @@ def system_error(error: OSError) -> ResourceError:
             remedy="name a folder with room for them in the environment's TMPDIR",
         )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    remedies = dict.fromkeys(FULL, "make room, and run it again") | EXHAUSTED | DENIED
     return ResourceError(
         f"{what}{refusal(error)}",
-        remedy=remedies.get(error.errno or 0, "`beit --traceback VERB ...` shows where"),
+        remedy=REMEDIES.get(error.errno or 0, "`beit --traceback VERB ...` shows where"),
     )
 
 
@@ -206,8 +210,15 @@ def refusal(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def on_one_line(error: Exception) -> str:
+    """Problem and remedy for a line of a log, where the second line of an error is not its own."""
+    if isinstance(error, BeitError) and error.remedy:
+        return f"{error.problem}; {error.remedy}"
+    return str(error)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Name the known word closest to an unknown one: `did you mean 'batch'?`, or list them."""
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)

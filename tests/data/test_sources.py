@@ -243,9 +243,9 @@ def test_few_labels(draw: Draw) -> None:
     assert parts.train.targets is not None
     assert parts.train.targets.tolist() == [0] * 4 + [1] * 4
     assert len(parts.validation) == 3
-    with pytest.raises(DataError, match=r"fewer than 7 .*'b \(5\)'") as caught:
+    with pytest.raises(DataError, match=r"fewer than 7 .*'b' \(5\)") as caught:
         divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=7))
-    assert "at most 5" in caught.value.remedy
+    assert "--per-class 5 or less" in caught.value.remedy
     with pytest.raises(ConfigError, match="per_class"):
         divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=0))
 

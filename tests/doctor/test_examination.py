@@ -46,6 +46,7 @@ def test_the_command_examines_machine_and_images(capsys, class_folders, tmp_path
     assert "all 36" in found["images"]["found"]
     assert found["classes"]["found"] == "3, of 12 images each"
     assert found["advice"]["level"] == "warn"
+    assert found["advice"]["change"] == found["start"]["change"]  # few images, three channels
     assert found["start"]["change"].startswith("beit finetune --data ")  # it has classes
     assert not any(one["about"] == "images" and one["level"] == "fail" for one in found.values())
     assert list(tmp_path.iterdir()) == []  # nothing is left behind, and `runs` is not made

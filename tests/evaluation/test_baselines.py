@@ -108,3 +108,9 @@ def test_a_difference_within_the_doubt_is_no_gain():
     assert not close.beyond
     assert "a gain of 5.0 ± 9.8 points (95 %)" in close.text
     assert "a loss of 5.0 ± 9.8 points" in compare(("probe", 0.5), ("pixels", 0.55), 0.2, 200).text
+
+
+def test_the_most_frequent_class_is_a_baseline_too():
+    found = compare(("probe", 0.6), ("pixels", 0.3), 0.6, 200)
+    assert not found.beyond
+    assert found.text.endswith("60.0%: a gain of 0.0 ± 9.6 points (95 %), compared with that class")

@@ -120,6 +120,7 @@ def test_a_second_signal_ends_it_and_the_log_holds_no_line_of_the_client(artifac
         running.process.send_signal(signal.SIGTERM)
         assert running.stop() in (0, 128 + signal.SIGTERM)
         log = running.log()
+    assert log.startswith("loading classifier\n")
     assert '"/a\\r\\nforged\\u001b[31m"' in log
     assert "\x1b" not in log
 

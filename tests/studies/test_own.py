@@ -98,8 +98,15 @@ def test_a_pattern_that_finds_nothing_is_refused(class_folders, tmp_path, groups
 def test_too_few_images_are_refused_before_training(class_folders, tmp_path, capsys):
     words = ["study", "own", "--data", str(class_folders), "--out", str(tmp_path / "study")]
     assert main([*words, "--labels", "5", "20"]) == DataError.exit_code
-    assert "fewer than 20" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "fewer than 20" in printed
+    assert "or use --labels " in printed
     assert not (tmp_path / "study" / "tokenizer").exists()
+
+
+def test_a_length_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="length is 0"):
+        brief().scaled(0.0)
 
 
 def test_options_say_which_folders_are_the_classes(class_folders, tmp_path, capsys):

@@ -115,6 +115,9 @@ def test_nothing_there(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="not finished: continue with --resume"):
         find_artifact(tmp_path)
+    (tmp_path / "folds.json").touch()
+    with pytest.raises(CheckpointError, match="train once more without --folds"):
+        find_artifact(tmp_path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import re
@@ -28,7 +29,7 @@ AsDivided = Annotated[DividedDataConfig, tyro.conf.arg(name="")]
 AS_READ, AS_DIVIDED = DataConfig(), DividedDataConfig()
 Verb = Callable[[list[str]], None]
 MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-_WITHIN_AN_OPTION = re.compile(r"\n {12,}(?=\S)")
+_WITHIN_AN_OPTION = re.compile(r"\n {8,}(?=\S)")
 NARROWEST = 40
 """Columns at least: on fewer the parser wraps its help without an end, and tables lose cells."""
 
@@ -75,7 +76,7 @@ def verb_with_subcommands(
 
 def _binding(function: Callable[..., None]) -> Callable[..., functools.partial[None]]:
     # The parser reads it there, and would keep the ends of lines within the help of an option.
-    function.__doc__ = _WITHIN_AN_OPTION.sub(" ", function.__doc__ or "")
+    function.__doc__ = _WITHIN_AN_OPTION.sub(" ", inspect.cleandoc(function.__doc__ or ""))
 
     @functools.wraps(function)
     def bind(*values: object, **options: object) -> functools.partial[None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from beit.cli.options import Artifact, Paths
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.config.serve import ServeConfig
-from beit.errors import optional_library
+from beit.errors import ConfigError, optional_library
 from beit.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PRED
     from beit.inference.bulk import open_job
 
     if config.out:
+        out = Path(config.out)
+        if out.suffix in (".csv", ".json", ".jsonl") and not out.is_dir():
+            raise ConfigError(
+                f"out is '{out}', and answers are written to a folder",
+                remedy="give a folder; or print them: --format json, or csv",
+            )
         written = write(open_job(artifact, images, config))
         print_lines(*written.lines)
         if config.own_part().total == 1:  # else torchrun would end those that are still at work

@@ -22,6 +22,12 @@ from beit.recipes import DEFAULT, RECIPES, find_recipe
 from beit.terminal import print_lines
 
 Config = TypeVar("Config", bound=RunConfig)
+ELSEWHERE = {
+    "masks": "annotations", "epochs": "steps", "batch_size": "batch", "learning_rate": "lr",
+    "image_size": "size", "weights": "init", "checkpoint": "init", "output": "out",
+    "output_dir": "out",
+}  # fmt: skip
+"""What options are called in other programs, or by another verb, and what they are called here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +80,13 @@ def train(verb: str, args: list[str]) -> None:
                 raise ConfigError(
                     f"the recipe {word} comes after the options",
                     remedy=f"a recipe comes first: beit {verb} {word} --data ...",
+                )
+            name = word.partition("=")[0]
+            here = ELSEWHERE.get(name.removeprefix("--").replace("-", "_"))
+            if here in by_name(base):
+                raise ConfigError(
+                    f"{verb} has no option {name}",
+                    remedy=f"use --{here} (see `beit {verb} --help`)",
                 )
         if unknown:
             parse()  # ends with what is unknown, and what it is like

@@ -6,9 +6,10 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import TypeVar
 
-from beit.errors import BeitError, ConfigError
+from beit.errors import BeitError, ConfigError, nearest
 
 Made = TypeVar("Made")
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -23,16 +24,9 @@ def names_outside(name: str) -> bool:
 def import_outside(module: str) -> None:
     """Import a module that a user named, so that files may speak of what it defines.
 
-    Raises ConfigError if it cannot be found.
+    Raises ConfigError if it cannot be found, or fails.
     """
-    try:
-        importlib.import_module(module)
-    except (ImportError, TypeError, ValueError) as error:  # the latter two: it is no module's name
-        raise ConfigError(
-            f"the module '{module}' cannot be imported: {error}",
-            remedy="name a module that is installed, or put its folder on PYTHONPATH "
-            "(`PYTHONPATH=. beit ...`)",
-        ) from error
+    _import(module, f"the module '{module}' cannot be imported")
     _imported.append(module)
 
 
@@ -47,7 +41,7 @@ def check_loaded(name: str, what: str) -> None:
     module = name.partition(":")[0]
     if module not in sys.modules:
         raise ConfigError(
-            f"{what} '{name}' is code that is not loaded, and no file may have it loaded",
+            f"{what} '{name}' is code that was not imported",
             remedy=f"import {module} first, in Python or by `beit --import {module} VERB ...`",
         )
 
@@ -61,15 +55,36 @@ def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
     module, _, attribute = name.partition(":")
     if not may_import:
         check_loaded(name, what)
-    try:
-        found: object = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    there = _import(module, f"{what} '{name}' cannot be found")
+    if not hasattr(there, attribute):
+        own = [each for each, value in vars(there).items()
+               if getattr(value, "__module__", "") == module]  # fmt: skip
         raise ConfigError(
-            f"{what} '{name}' cannot be found: {error}",
-            remedy="name a module and a function in it, as module:function; Python must find the "
-            "module: install it, or put its folder on PYTHONPATH (`PYTHONPATH=. beit ...`)",
-        ) from error
+            f"{what} '{name}' cannot be found: module '{module}' has no '{attribute}'",
+            remedy=nearest(attribute, own) if own else "name a module that defines it",
+        )
+    found: object = getattr(there, attribute)
     return found
+
+
+def _import(module: str, problem: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except BeitError:
+        raise
+    except (ImportError, TypeError, ValueError) as error:  # the latter two: it is no module's name
+        raise ConfigError(
+            f"{problem}: {error}",
+            remedy=f"leave .py out: {module.removesuffix('.py')}"
+            if module.endswith(".py")
+            else "name a module that is installed, or put its folder on PYTHONPATH "
+            "(`PYTHONPATH=. beit ...`)",
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{problem}: {type(error).__name__}: {error}",
+            remedy="mend the module; `beit --traceback VERB ...` shows where it broke",
+        ) from error
 
 
 def call_outside(function: Callable[[], Made], name: str, what: str) -> Made:

@@ -30,7 +30,7 @@ from beit.data.sources import (
 )
 from beit.errors import ConfigError, DataError
 from beit.rng import drawn_order
-from beit.terminal import counted, quoted
+from beit.terminal import counted, first_few, quoted
 
 
 class LabelledSplits(NamedTuple):
@@ -264,8 +264,10 @@ def fold_numbers(
     return numbers
 
 
-def few(source: ImageSource, per_class: int, seed: int) -> np.ndarray:
-    """The places of exactly `per_class` images of each class, int64.
+def few(
+    source: ImageSource, per_class: int, seed: int, *, option: str = "--per-class"
+) -> np.ndarray:
+    """The places of exactly `per_class` images of each class, int64; `option` sets their number.
 
     With several labels per image as few as give each class that many: an image counts for each of
     its labels, so frequent classes may have more; of those without any label as many are added.
@@ -274,11 +276,11 @@ def few(source: ImageSource, per_class: int, seed: int) -> np.ndarray:
     if per_class < 1:
         raise ConfigError(f"per_class is {per_class}", remedy="use 1 or more, or leave it out")
     counts = images_per_class(source)
-    short = [f"{name} ({count})" for name, count in counts.items() if count < per_class]
+    short = [f"{quoted([name])} ({count})" for name, count in counts.items() if count < per_class]
     if short:
         raise DataError(
-            f"classes with fewer than {per_class} images for training: {quoted(short, 5)}",
-            remedy=f"use at most {min(counts.values())} images per class",
+            f"classes with fewer than {per_class} images for training: {first_few(short, 5)}",
+            remedy=f"add images, or use {option} {min(counts.values())} or less",
         )
     chosen = np.zeros(len(source), np.bool_)
     for members, _ in _classes(source, seed, "few"):

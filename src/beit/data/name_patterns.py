@@ -47,7 +47,7 @@ def found_in(names: Sequence[str], pattern: str, option: str) -> list[str]:
         raise DataError(
             f"the pattern '{pattern}' (--{option.replace('_', '-')}) finds nothing in "
             f"{len(missing)} of {len(names)} names of images: {quoted(missing)}",
-            remedy="give a pattern that every name has",
+            remedy="give a pattern that matches every name",
         )
     return found
 

@@ -103,7 +103,7 @@ def _layout(account: Account) -> Iterator[Finding]:
 def _faults(found: Checked) -> Iterator[Finding]:
     every = sum(found.images.values())
     sampled = f"{found.looked_at:,} of {every:,}" if found.looked_at < every else f"all {every:,}"
-    yield judge("images", f"{sampled} were looked through")
+    yield judge("images", f"{sampled} were examined")
     for kind, number in found.counts.items():
         examples = [one for one in found.findings if one.kind == kind][:2]
         named = "; ".join(f"{one.name}: {one.detail}" for one in examples)
@@ -168,12 +168,12 @@ def _advice(
     command += f" --channels {channels}" * (channels != 3) + f" --size {requested}" * (
         requested > 0
     )
-    words = f"pre-training from nothing on these {number:,} images"
+    words = f"pre-training from scratch on these {number:,} images"
     if number < FEW_TO_PRETRAIN:
         judged = judge(
             "advice",
-            f"{words}: too few to beat a released model, so rather start from one",
-            command,
+            f"{words}: too few to beat a released model",
+            command if channels != 3 else released,
         )
     else:
         judged = Finding(

@@ -117,9 +117,11 @@ def compare(
     best: tuple[str, float], trivial: tuple[str, float], frequent: float, images: int
 ) -> Comparison:
     """What accuracies of so many images say: of what was trained, of the best baseline, and of the
-    most frequent class. The difference has the 95 % interval of independent images."""
-    gain = best[1] - trivial[1]
-    variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
+    most frequent class. The difference from the better of these two has the 95 % interval of
+    independent images."""
+    bar = max(trivial[1], frequent)
+    gain = best[1] - bar
+    variance = sum(score * (1 - score) for score in (best[1], bar)) / images
     doubt = DEVIATIONS * math.sqrt(variance)
     change = "a gain" if gain >= 0 else "a loss"
     text = (
@@ -127,6 +129,7 @@ def compare(
         f"({trivial[0]}) {trivial[1]:.1%}, always answering the most frequent training class "
         f"{frequent:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points (95 %)"
     )
+    text += ", compared with that class" * (frequent > trivial[1])
     return Comparison(gain > doubt, text)
 
 

@@ -137,7 +137,7 @@ def single_file(config: EmbedConfig) -> Path | None:
     if out.suffix and not out.is_dir():
         raise ConfigError(
             f"features cannot be written as '{out.suffix}'",
-            remedy=f"use one of {FORMATS}, or a folder, whose name has no ending",
+            remedy=f"use {', '.join(FORMATS)}, or a folder, whose name has no ending",
         )
     return None
 

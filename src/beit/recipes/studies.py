@@ -32,6 +32,7 @@ from beit.config import (
     VQKDConfig,
 )
 from beit.config.model import HALF
+from beit.config.validation import require
 from beit.recipes import demo
 from beit.recipes.finetune import for_finetuning
 
@@ -87,7 +88,7 @@ class StudyPlan:
 
     def scaled(self, length: float) -> StudyPlan:
         """All trainings longer or shorter by this factor."""
-
+        require(length > 0, f"length is {length}", "use a factor above 0")
         return replace(
             self,
             tokenizers={name: prolonged(run, length) for name, run in self.tokenizers.items()},

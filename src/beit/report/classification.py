@@ -52,7 +52,7 @@ MOST_KNOWN = 2000
 """Training images from which the baselines learn."""
 NO_BETTER = (
     "the classifier is not clearly better than that baseline: train longer, start from a "
-    "pre-trained model, or ask whether the classes differ in more than such a baseline sees"
+    "pre-trained model, or check that the classes differ in more than such a baseline can see"
 )
 TOO_EASY = "every answer is right: only harder images could tell it from that baseline"
 

@@ -19,7 +19,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
 from beit.config.tree import differences, leaves, type_name
 from beit.data.account import Account, account_from_json
-from beit.errors import BeitError, ResourceError
+from beit.errors import BeitError, ResourceError, on_one_line
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, charts, draw
 from beit.report.history import History, read_history
@@ -246,7 +246,7 @@ def command(verb: str, config: RunConfig) -> tuple[str, list[str]]:
 
 def without_images(error: BeitError | OSError | RuntimeError | MemoryError, again: str) -> Section:
     """Why there are no images, and the command that adds them later."""
-    logger.warning("the page has no images: %s", error)
+    logger.warning("the page has no images: %s", on_one_line(error))
     problem, remedy = str(error), ""
     if isinstance(error, BeitError):
         problem, remedy = error.problem, error.remedy

@@ -50,7 +50,8 @@ TOO_MANY_PIXELS = Reason(
 WRONG_TYPE = Reason(
     415,
     "wrong_content_type",
-    "Send images as image/*, multipart/form-data or application/json, without encoding.",
+    "Send images as image/*, multipart/form-data or application/json, without encoding; "
+    "curl needs -H 'Content-Type: image/jpeg'.",
 )
 NOT_AN_IMAGE = Reason(
     415,

@@ -130,12 +130,13 @@ async def _serve(
 ) -> None:
     models = Supervisor(places, device, limits)
     _heed_hangups(models)
+    LOG.info("loading %s", ", ".join(places))
     try:
         await models.start()
         host, port = door.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         announcement = (
-            f"serving {', '.join(places)} on http://{shown}:{port} (process {os.getpid()})"
+            f"ready: serving {', '.join(places)} on http://{shown}:{port} (process {os.getpid()})"
         )
         await Server(Service(models, limits), announcement, key).serve(sockets=[door])
     finally:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from prometheus_client import Counter
 
 from beit.config.serve import ServeConfig
-from beit.errors import BeitError
+from beit.errors import BeitError, on_one_line
 from beit.serve.http_errors import MODEL_NEEDED, NO_SUCH_MODEL, WRONG_MODEL, Refused
 from beit.serve.model_process import RESTARTS, ModelProcess
 
@@ -129,7 +129,7 @@ class Supervisor:
                 return
             except BeitError as error:
                 RESTARTS.inc()
-                LOG.error("the models are not ready: %s", error)
+                LOG.error("the models are not ready: %s", on_one_line(error))
                 last = error
         self.given_up = last
 
@@ -141,7 +141,7 @@ class Supervisor:
             successor = await self._started()
         except BeitError as error:
             self.reload = "failed"
-            LOG.error("the artifacts were not reloaded: %s", error)
+            LOG.error("the artifacts were not reloaded: %s", on_one_line(error))
         else:
             self._process.retire()
             self._process = successor

@@ -138,7 +138,7 @@ def _check_labels(train: ImageSource, labels: Sequence[int]) -> None:
     """Raise DataError, before anything is trained, if a class has too few images to draw from."""
     for number in labels:
         if number:
-            few(train, number, seed=0)
+            few(train, number, seed=0, option="--labels")
 
 
 def _target(source: ImageSource, index: int) -> int:

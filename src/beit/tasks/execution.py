@@ -20,7 +20,7 @@ from beit.data.account import Account
 from beit.data.images import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
 from beit.data.sources import select
-from beit.errors import ConfigError, ResourceError
+from beit.errors import ConfigError, ResourceError, on_one_line
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
@@ -225,7 +225,9 @@ def _report(folder: RunFolder, task: AnyTask) -> None:
         write_page(folder.path, read_run_config(folder.path), task)
     except ResourceError as error:
         logger.warning(
-            "the run is done, its page is not: %s; then beit report %s", error, folder.path
+            "the run is done, its page is not: %s; then beit report %s",
+            on_one_line(error),
+            folder.path,
         )
 
 

@@ -116,7 +116,7 @@ def prepare(
         evaluation=learning.evaluation,
         details=details,
         start=start,
-        notes=(_described(splits),) if several else (),
+        notes=(_described(splits),) if several else _without_effect(config),
         decide=learning.decide,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
@@ -207,6 +207,12 @@ def _described(splits: LabelledSplits) -> str:
         f"{int((per_image == 0).sum())} have none; each label is answered independently, the best "
         "model is that of the highest mean average precision (map)"
     )
+
+
+def _without_effect(config: FinetuneRunConfig) -> tuple[str, ...]:
+    """What was set, and changes nothing where each image has one class."""
+    rule = config.thresholds.threshold_by
+    return () if rule == "f1" else (f"threshold_by {rule} has no effect: each image has one class",)
 
 
 def _start_from(

@@ -380,6 +380,6 @@ def _verdict(
     if not found.beyond:
         yield (
             "these features are not clearly better than the baseline here: pre-train longer or on "
-            "more images, start from a released model, or ask whether the classes differ in "
-            "more than such a baseline sees"
+            "more images, start from a released model, or check that the classes differ in "
+            "more than such a baseline can see"
         )

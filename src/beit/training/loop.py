@@ -276,8 +276,9 @@ class _Run:
             return False
         assert self.best is not None
         self.info(
-            f"stopped early after step {self.step} of {self.config.steps}: {self.stale} "
-            f"evaluations without a better score than {self.best[1]:.4g} (--patience {patience})"
+            f"stopped early after step {self.step} of {self.config.steps}: "
+            f"{counted(self.stale, 'evaluation')} without a better score than "
+            f"{self.best[1]:.4g} (--patience {patience})"
         )
         return True
 

@@ -192,12 +192,13 @@ def read_run_config(path: Path) -> RunConfig:
         around = path.absolute().parent
         inside = path.name == "model" and (around / "config.json").exists()
         why = f"{error.strerror}: config.json" if isinstance(error, OSError) else str(error)
-        raise RunFolderError(
-            f"{path} is not the folder of a run ({why})",
-            remedy=f"give the run around it, {path.parent}"
-            if inside
-            else "give the folder that --out named",
-        ) from error
+        if inside:
+            remedy = f"give the run around it, {path.parent}"
+        elif (path / "folds.json").is_file():
+            remedy = f"give one of its folds, such as {path / 'fold-1'}"
+        else:
+            remedy = "give the folder that --out of a training named"
+        raise RunFolderError(f"{path} is not the folder of a run ({why})", remedy=remedy) from error
     try:
         return from_json(recorded, RunConfig)
     except ConfigError as error:

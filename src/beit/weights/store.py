@@ -57,16 +57,8 @@ from beit.weights.transfer import build_strictly
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-LIKELY = (
-    "*.safetensors",
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.tar",
-    "*.ckpt",
-    "*/config.json",
-    "*/.metadata",
-)
+LIKELY = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.tar", "*.ckpt", "*/config.json",
+          "*/.metadata")  # fmt: skip
 """Where a folder that is no artifact may hold weights."""
 AGAIN = "copy the artifact again from where it was made"
 TRAINED = Entries(
@@ -263,15 +255,17 @@ def find_artifact(path: str | Path) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
             return candidate
-    unfinished = (folder / "checkpoints").is_dir()
-    inside = sorted({each.relative_to(folder).parts[0]
-                     for pattern in LIKELY for each in folder.glob(pattern)})  # fmt: skip
+    if (folder / "folds.json").is_file():
+        remedy = "its folds only measure: train once more without --folds"
+    elif (folder / "checkpoints").is_dir():
+        remedy = "that run is not finished: continue with --resume"
+    else:
+        inside = {each.relative_to(folder).parts[0]
+                  for pattern in LIKELY for each in folder.glob(pattern)}  # fmt: skip
+        remedy = "give the folder of a finished run, or its `model` folder"
+        remedy += f", or what may be weights in it: {listed(sorted(inside))}" if inside else ""
     raise CheckpointError(
-        f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}",
-        remedy="that run is not finished: continue with --resume"
-        if unfinished
-        else "give the folder of a finished run, or its `model` folder"
-        + (f", or what may be weights in it: {listed(inside)}" if inside else ""),
+        f"{path} is not an artifact: it has no {WEIGHTS} with a {CONFIG}", remedy=remedy
     )
 
 
