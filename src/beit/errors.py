@@ -220,5 +220,6 @@ def on_one_line(error: Exception) -> str:
 def nearest(word: str, words: Iterable[str]) -> str:
     """Name the known word closest to an unknown one: `did you mean 'batch'?`, or list them."""
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1)
+    swapped = [each for each in known if sorted(each) == sorted(word)]
+    close = swapped or difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)

@@ -136,7 +136,7 @@ def test_a_request_to_stop_while_models_load_ends_it_at_once(artifact, tmp_path,
     with subprocess.Popen(command, env=hanging, stderr=subprocess.PIPE, text=True) as server:
         worker = said.read_text()
         server.terminate()
-        assert server.communicate()[1] == "interrupted\n"
+        assert server.communicate()[1] == "loading classifier\ninterrupted\n"
         assert server.returncode == -signal.SIGTERM
         assert not exists(worker)
 
