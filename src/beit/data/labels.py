@@ -224,8 +224,11 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
     """Classes, or tags where a cell holds several."""
     (column,) = columns
     cells = [_label(column.cells[row]) for row in rows]
-    unlabelled = [(table.lines[row], table.image.cells[row])
-            for row, cell in zip(rows, cells, strict=True) if _is_missing(cell)]  # fmt: skip
+    unlabelled = [
+        (table.lines[row], table.image.cells[row])
+        for row, cell in zip(rows, cells, strict=True)
+        if _is_missing(cell)
+    ]
     if unlabelled:
         raise DataError(
             f"{len(unlabelled)} of the {len(cells)} images in {table.path} have no label: "
