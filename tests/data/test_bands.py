@@ -119,9 +119,12 @@ def test_the_doctor_names_the_channels(tmp_path: Path) -> None:
     assert "it has 8 bands: models trained with --channels 8" in found["unreadable"].found
     assert found["channels"].found == "read with 3; files: 3 of 8 bands"
     assert (found["channels"].level, "--channels 8" in found["channels"].change) == ("warn", True)
+    assert not {"start", "advice"} & found.keys()  # no command could read them with 3
     found = doctored(tmp_path, channels=8)
     assert "unreadable" not in found
     assert found["channels"].level == "ok"
+    assert "start" not in found  # no released model sees 8 channels
+    assert "--channels 8" in found["advice"].change
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

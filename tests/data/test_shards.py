@@ -172,10 +172,24 @@ def test_partly_labelled_shards(tmp_path: Path) -> None:
         divide(Dataset(place), Division(split=0.5, seed=0))
 
 
-def test_a_label_is_one_line(tmp_path: Path) -> None:
-    place = tar(tmp_path / "x.tar", {"1.png": b"", "1.cls": b"cat\ndog\n"})
-    with pytest.raises(DataError, match=r"several lines, 'cat\\ndog'"):
+@pytest.mark.parametrize(
+    ("name", "label", "told"),
+    [
+        ("1.cls", b"cat\ndog\n", r"several lines, 'cat\\ndog'"),
+        ("1.cls", b"\xff", "'utf-8' codec can't decode"),
+        ("1.json", b"cat", "Expecting value"),
+        ("1.json", b'{"label": [0, 0, 1]}', "name one twice"),
+    ],
+)
+def test_a_label_that_cannot_be_read_is_not_put_down_to_the_tar_file(
+    name: str, label: bytes, told: str, tmp_path: Path
+) -> None:
+    place = tar(tmp_path / "x.tar", {"0.png": b"", "0.cls": b"a", "1.png": b"", name: label})
+    with pytest.raises(
+        DataError, match=rf"a label in .*x\.tar cannot be read: {name}: .*{told}"
+    ) as met:
         open_source(place)
+    assert "correct this file" in met.value.remedy
 
 
 def test_parts_must_have_the_same_classes(tmp_path: Path) -> None:
@@ -264,7 +278,7 @@ def test_damaged_shards_are_refused(tmp_path: Path, fault: str) -> None:
 
 
 def test_shards_without_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no images in 1 shards"):
+    with pytest.raises(DataError, match="no images in 1 shard:"):
         open_source(tar(tmp_path / "x.tar", {"1.txt": b""}))
 
 

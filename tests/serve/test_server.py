@@ -203,6 +203,7 @@ def test_a_preflight_is_answered_for_these_sites_alone(guarded, impatient):
 REFUSALS = {
     "empty": ("/predict", b"", PNG, 400, "empty_body"),
     "no image": ("/predict", b"rubbish", PNG, 415, "not_an_image"),
+    "HEIC": ("/predict", b"\0\0\0\x18ftypheic" + bytes(200), PNG, 415, "not_an_image"),
     "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_image"),
     "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
     "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),

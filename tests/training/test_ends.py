@@ -66,6 +66,21 @@ def test_an_error_ends_a_run_after_a_save_of_what_it_learned(tmp_path, kind, err
     assert_same_state(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_save_that_fails_after_an_error_is_told_on_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise ResourceError("the disk is full", remedy="make room")
+
+    monkeypatch.setattr(Saver, "save", full)
+    objective, make = KINDS["tokenizer"]
+    broken = InMemory(make, before=once(3, DataError("rotten")))
+    with pytest.raises(DataError, match="rotten"):
+        train(tmp_path, objective(), broken, save_every=100)
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert any(
+        line.endswith("step 3 could not be saved: the disk is full; make room") for line in log
+    )
+
+
 def test_an_error_within_a_step_leaves_the_state_of_the_one_before(tmp_path):
     """The first of two micro-batches has changed what a model counts."""
     make = masked_batch

@@ -85,6 +85,10 @@ class _Sample:
         self.label_files: list[str] = []
 
 
+class _LabelError(ValueError):
+    """A label that cannot be read, after the name of its file, in a shard that can."""
+
+
 def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Member]:
     while (found := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # else they stay in memory
@@ -162,7 +166,10 @@ def _labelled_images(
         if not sample.images:
             for name in sample.label_files:
                 skipped.add("a label without an image", name)
-        label = _label(sample.labels.get(".cls"), sample.labels.get(".json"))
+        try:
+            label = _label(sample.labels.get(".cls"), sample.labels.get(".json"))
+        except ValueError as error:
+            raise _LabelError(f"{sample.label_files[-1]}: {error}") from error
         kind = min(sample.images, key=_rank).extension if sample.images else ""
         for member in sample.images:
             if member.extension == kind:
@@ -175,7 +182,8 @@ def build_index(file: IO[bytes]) -> ShardIndex:
     """Walk through a tar file in the layout of WebDataset: the files of a sample share their name
     up to its first dot. They need not stand together.
 
-    Errors: tarfile.TarError or ValueError for what is no whole, uncompressed tar file; OSError.
+    Errors: tarfile.TarError or ValueError for what is no whole, uncompressed tar file, of these
+    _LabelError for a label that cannot be read; OSError.
     """
     samples: dict[str, _Sample] = defaultdict(_Sample)
     skipped = SkippedFiles()
@@ -183,7 +191,10 @@ def build_index(file: IO[bytes]) -> ShardIndex:
         for member in _members(archive, skipped):
             if member.extension in (".cls", ".json") and member.size <= LARGEST_LABEL:
                 file.seek(member.offset)
-                label = _read_label(member.extension, file.read(member.size))
+                try:
+                    label = _read_label(member.extension, file.read(member.size))
+                except ValueError as error:
+                    raise _LabelError(f"{member.name}: {error}") from error
                 samples[member.key].labels[member.extension] = label
                 samples[member.key].label_files.append(member.name)
             elif reason := _reason_to_skip(file, member):
@@ -295,12 +306,18 @@ def _find(place: str, current: Stamp, kept: Path | None, local: str) -> ShardInd
 def find_index(place: str) -> ShardIndex:
     """The index of a shard: beside it (`NAME.tar.index`), as kept from last time, or built now.
 
-    Errors: DataError if the shard is not there, damaged, compressed or no tar file.
+    Errors: DataError if the shard is not there, damaged, compressed or no tar file, or if a
+    label in it cannot be read.
     """
     try:
         return _find(place, stamp(place), _kept_at(place), place)
     except BeitError:
         raise
+    except _LabelError as error:
+        raise DataError(
+            f"a label in {place} cannot be read: {error}",
+            remedy="correct this file, and write the shard again",
+        ) from error
     except (tarfile.TarError, ValueError) as error:
         raise DataError(
             f"{place} cannot be read as a tar file with images: {error}",

@@ -273,7 +273,7 @@ def open_shards(listed: Listed, part: str = WHOLE) -> ShardSource:
     if len(source) == 0:
         met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no images in {len(source.places)} shards: {quoted(source.places)}"
+            f"no images in {counted(len(source.places), 'shard')}: {quoted(source.places)}"
             + (f"; they hold {met}" if met else ""),
             remedy="an image is recognised by what follows the first dot of its name, such as "
             ".jpg; `beit data pack` names the images of a folder so",

@@ -23,6 +23,8 @@ MOST_HEADERS = 400
 FEW_TO_PRETRAIN = 1_000
 UNEVEN = 20
 """The largest class over the smallest."""
+BANDS = " bands"
+"""How the mode of a file ends whose channels no released model sees."""
 FAILING = (UNREADABLE, "in two parts", "in two classes")
 CHANGES = {
     UNREADABLE: "repair or remove these files, or follow the advice given for each",
@@ -85,6 +87,8 @@ def _examine(
     training = "train" if "train" in parts else next(iter(parts))
     yield _balance(found, training)
     yield _channels(headers, channels)
+    if found.counts.get(UNREADABLE) == found.looked_at:
+        return  # with other channels it may be
     labelled = len(found.classes) > 1 and reading == AS_RECOGNISED
     yield from _advice(data, len(parts[training]), headers, size, channels, labelled=labelled)
 
@@ -132,13 +136,13 @@ def _channels(headers: Headers, channels: int) -> Finding:
     """Requested channels against those that the files have."""
     modes = headers.modes
     words = ", ".join(
-        f"{number} {'of ' if mode.endswith(' bands') else ''}{mode}"
+        f"{number} {'of ' if mode.endswith(BANDS) else ''}{mode}"
         for mode, number in modes.most_common(4)
     )
     words = f"read with {channels}; files: {words}"
     grey = sum(number for mode, number in modes.items() if mode in ("1", "L", "I;16", "I"))
-    banded = [mode for mode in modes if mode.endswith(" bands")]
-    if banded and f"{channels} bands" not in banded:
+    banded = [mode for mode in modes if mode.endswith(BANDS)]
+    if banded and f"{channels}{BANDS}" not in banded:
         number = banded[0].partition(" ")[0]
         change = f"these files have {number} bands each: --channels {number}"
         return judge("channels", words, change)
@@ -162,8 +166,9 @@ def _advice(
     images = shlex.quote(data)
     verb, out = ("finetune", "classifier") if labelled else ("pretrain", "pretrain")
     released = f"beit {verb} --data {images} --init beit-base-22k --out runs/{out} --time 1h"
-    words = "from a released model, which is downloaded (`beit models`) and sees 3 channels"
-    yield Finding("ok", "start", words, released)
+    if not any(mode.endswith(BANDS) for mode in headers.modes):
+        words = "from a released model, which is downloaded (`beit models`) and sees 3 channels"
+        yield Finding("ok", "start", words, released)
     command = f"beit pretrain --data {images} --out runs/pretrain --time 1h"
     command += f" --channels {channels}" * (channels != 3) + f" --size {requested}" * (
         requested > 0

@@ -206,7 +206,6 @@ def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
     """What is there, of which some was `written` now; raises DataError if no image of a finished
     folder could be read."""
     tally, missing = parts.tally(written), parts.missing()
-    examples = tally.examples
     if not missing and len(written) < parts.count:
         tally = parts.tally(range(parts.count))
     what = ", ".join(name for name in parts.columns if name != "class_ids")
@@ -216,7 +215,7 @@ def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
     if missing:
         other = f"{len(missing):,} of {parts.count:,} files are still missing"
         first = f"{parts.folder}: part {part} is done: {answered}; {other}"
-        return Written([first, *tally.lines()], examples)
+        return Written([first, *tally.lines()], tally.examples)
     parts.remove_unfinished()
     if tally.unreadable == tally.images:
         raise DataError(
@@ -224,7 +223,7 @@ def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
             remedy=f"the reasons stand in {parts.folder}",
         )
     first = f"{parts.folder}: {what} of {answered}, in {counted(parts.count, 'file')}"
-    return Written([first, *tally.lines()], examples)
+    return Written([first, *tally.lines()], tally.examples)
 
 
 class Progress:

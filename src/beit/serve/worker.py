@@ -24,6 +24,7 @@ import torch
 from beit.config.plugins import import_outside
 from beit.data.colours import ValueRange
 from beit.data.decode import decode, read_header
+from beit.data.file_types import UNDECODED
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, UnreadableError
 from beit.hardware import raise_if_exhausted
 from beit.inference.abilities import Ability, NotFiniteError, Options
@@ -158,7 +159,8 @@ def read_image(
     try:
         header = read_header(data)
     except UnreadableError as error:
-        unknown = error.reason.startswith("its content is none of")
+        other = error.reason in UNDECODED.values()  # such as HEIC
+        unknown = other or error.reason.startswith("its content is none of")
         raise Refused(NOT_AN_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from beit.batch import Batch
-from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
+from beit.errors import (
+    BeitError,
+    CheckpointError,
+    DivergedError,
+    Preempted,
+    ResourceError,
+    on_one_line,
+)
 from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
@@ -381,7 +388,7 @@ class _Run:
             self.save()
             self.saver.finish()
         except (BeitError, OSError, RuntimeError, MemoryError) as error:  # another is on its way
-            self.info(f"step {self.step} could not be saved: {error}")
+            self.info(f"step {self.step} could not be saved: {on_one_line(error)}")
 
     def _announce(self) -> None:
         published = self.saver.published
