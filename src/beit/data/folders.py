@@ -284,11 +284,11 @@ class Folders:
         if self._lists:
             because += f", and {quoted(self._lists)} may hold labels"
             instead += f"; to read such a list, give its path itself: {self._lists[0]}"
-        for one in (one for one in self._skipped if one.kind == ".parquet"):
-            because += f", and tables are not read: {quoted(one.examples)}"
+        if tables := [one for one in self._skipped if one.kind == ".parquet"]:
+            because += f", and tables are not read: {quoted(tables[0].examples)}"
             instead += "; write names and labels into a CSV file, and give its path itself"
-        remedy = f"use {LAYOUTS}{instead}{suggested_patterns(self._names(training))}"
-        raise DataError(f"{where} has no class folders{because}", remedy=remedy)
+        instead += suggested_patterns(self._names(training))
+        raise DataError(f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}")
 
     def _label_files(self) -> str:
         """For a remedy: the files beside the images that may hold their labels."""
@@ -302,8 +302,8 @@ class Folders:
             parts = place.split("/") if place else []
             around |= dict.fromkeys("/".join(parts[:end]) for end in range(1, len(parts) + 1))
         for folder in [*around]:
-            empty = (each for each in self._tree.children(folder) if not self._tree.total(each))
-            around |= dict.fromkeys(empty)
+            below = self._tree.children(folder)
+            around |= dict.fromkeys(each for each in below if not self._tree.total(each))
         return [one for folder in around for one in label_files_in(str(Path(self.path, folder)))]
 
     def _refuse_empty(self, place: str, level: int) -> None:

@@ -127,17 +127,18 @@ def _image_column(dataset: Any) -> str:
     usual = [name for name in IMAGE_COLUMNS if name in found]
     if usual or len(found) == 1:
         return str((usual or found)[0])
-    named = [name for name in IMAGE_COLUMNS if name in dataset.features]
     problem = f"{len(found)} columns of the dataset hold images; it has "
     problem += quoted(list(dataset.features), 8)
-    if named and not found:
-        problem = f"the column {named[0]} of the dataset holds {dataset.features[named[0]]}, no "
-        problem += "images"
+    if found:
+        raise DataError(problem, remedy=f"rename the one to learn from to '{IMAGE_COLUMNS[0]}'")
+    for name in IMAGE_COLUMNS:
+        if name in dataset.features:
+            held = dataset.features[name]
+            problem = f"the column {name} of the dataset holds {held}, no images"
+            break
     raise DataError(
         problem,
-        remedy=f"rename the one to learn from to '{IMAGE_COLUMNS[0]}'"
-        if found
-        else "store the images in it; names of files belong into a list (.csv, .jsonl)",
+        remedy="store the images in it; names of files belong into a list (.csv, .jsonl)",
     )
 
 
@@ -191,8 +192,8 @@ def is_hugging_face(path: str) -> bool:
 def _may_hold_images(file: Path) -> bool:
     """Whether a Parquet file has a column of images, or cannot be read, as will be reported."""
     try:
-        arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
-        kinds = parquet.read_schema(file).types
+        arrow = importlib.import_module("pyarrow")
+        kinds = importlib.import_module("pyarrow.parquet").read_schema(file).types
     except (ImportError, OSError, ValueError):  # of pyarrow's own errors, too
         return True
     binary = (arrow.binary(), arrow.large_binary())

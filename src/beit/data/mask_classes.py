@@ -51,13 +51,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
     or a table of values and names."""
     if path.suffix.lower() != ".csv":
         names = read_names(path)
-        rows = [[part or "" for part in found.groups()] for found in map(_NUMBERED.fullmatch, names)
-                if found]  # fmt: skip
-        values = sorted(int(value) for value, _ in rows)
-        if len(values) < max(len(names), 2) or values not in (
-            [*range(len(values))],
-            [*range(1, len(values) + 1)],
-        ):
+        numbered = map(_NUMBERED.fullmatch, names)
+        rows = [[found[1], found[2]] for found in numbered if found]
+        values = {int(value) for value, _ in rows}
+        from_0, from_1 = (set(range(first, first + len(names))) for first in (0, 1))
+        if len(names) < 2 or values not in (from_0, from_1):
             return names
         remedy = "write one name per line, in the order of their values; or lines such as "
     else:

@@ -34,7 +34,7 @@ MOST_UNNAMED = 64
 """More labels than these have a list of their names."""
 LEAST_INSTANCES = 8
 DIFFERENT_COUNTS = 5
-"""Masks with the values from 1 to so many different numbers are surely no prefixes of classes."""
+"""Masks whose values run from 1 to as many different numbers count objects, and are no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
