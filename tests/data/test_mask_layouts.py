@@ -7,48 +7,13 @@ import unicodedata
 
 import numpy as np
 import pytest
+from mask_folders import check_pairs, opened, pairs, put
 from PIL import Image
 
 from beit.config import MaskConfig
-from beit.config.data import Division
-from beit.data.folder_names import split_called
 from beit.data.segmented import SegmentationData
 from beit.errors import DataError
 from segmented_folder import NAMES, write_folder
-
-
-def put(place, seed=0, labels=None):
-    """An image, or the mask of one."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if labels is None:
-        Image.fromarray(
-            np.random.default_rng(seed).integers(0, 255, (16, 9, 3)).astype(np.uint8)
-        ).save(place)
-        return
-    mask = np.zeros((16, 9), np.uint8)
-    mask[: labels + 1] = 1
-    Image.fromarray(mask).save(place)
-
-
-def pairs(root, image="images/{}.jpg", mask="masks/{}.png", count=6, start=0):
-    """Images whose masks show how many there are: the mask of number n has n + 1 rows of 1."""
-    for number in range(start, start + count):
-        put(root / image.format(f"s{number}"), number)
-        put(root / mask.format(f"s{number}"), labels=number)
-    return root
-
-
-def opened(root, **options):
-    return SegmentationData(str(root), MaskConfig(**options)).divide(Division(split=0.34, seed=0))
-
-
-def check_pairs(source, suffix=""):
-    """Every image has its own mask."""
-    for index in range(len(source)):
-        record = source.read(index)
-        stem = record.key.rpartition("/")[2].rpartition(".")[0].removesuffix(suffix)
-        assert record.labels[:, 0].sum() == int(stem[1:]) + 1
-
 
 LAYOUTS = {
     "images and masks": ("images/{}.jpg", "masks/{}.png"),
@@ -196,96 +161,6 @@ def test_several_folders_of_masks_are_two_readings(tmp_path):
     (root / "labels").rename(root / "other")
     with pytest.raises(DataError, match="--annotations names a folder of masks"):
         opened(root)
-
-
-def test_test_images_are_not_learned_from(tmp_path):
-    for part, start in (("train", 0), ("test", 6)):
-        pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 6 - start // 6, start)
-    found = opened(tmp_path)
-    keys = [source.key(at) for source in found[:2] for at in range(len(source))]
-    assert len(keys) == 6
-    assert all("train" in key for key in keys)
-    assert found.account.images["test"] == 5
-    assert "test: not used here" in found.account.notes
-    part = SegmentationData(str(tmp_path), MaskConfig(), extra_split="test").part(
-        "test", classes=("0", "1")
-    )
-    assert len(part) == 5
-    with pytest.raises(DataError, match="none called val"):
-        SegmentationData(str(tmp_path), MaskConfig(), extra_split="val").part(
-            "val", classes=("0", "1")
-        )
-    shutil.rmtree(tmp_path / "masks/test")  # as published tests often are
-    assert "images/test/ has no masks, and is not used" in opened(tmp_path).account.notes
-
-
-@pytest.mark.parametrize(
-    ("image", "mask"),
-    [
-        ("images/10k/{split}/{{}}.jpg", "labels/sem_seg/masks/{split}/{{}}.png"),
-        ("site{at}/{split}/{{}}.jpg", "site{at}/{split}/{{}}_mask.png"),
-    ],
-)
-@pytest.mark.parametrize("masked", [True, False])
-def test_splits_further_down_are_none_to_learn_from(tmp_path, image, mask, masked):
-    """As of BDD100K."""
-    for number, split in enumerate(("train", "val", "test", "train", "val", "test")):
-        places = (place.format(split=split, at=number % 2) for place in (image, mask))
-        pairs(tmp_path, *places, count=2, start=2 * number)
-        for place in tmp_path.rglob("test/**/*.png") if not masked else ():
-            place.unlink()
-    found = opened(tmp_path)
-    for source, split in ((found.train, "train"), (found.validation, "val")):
-        assert len(source) == 4
-        assert all(f"/{split}/" in source.key(at) for at in range(4))
-        check_pairs(source)
-    assert found.account.layout.endswith("divided by the folders in their paths")
-    note = "test: not used here" if masked else "the images of test have no masks, and are not used"
-    assert note in found.account.notes
-    for place in tmp_path.rglob("test"):
-        shutil.rmtree(place)
-    assert (len(opened(tmp_path).train), len(opened(tmp_path).validation)) == (4, 4)
-    pairs(tmp_path, image.format(split="more", at=0), mask.format(split="more", at=0), 1, 20)
-    with pytest.raises(DataError, match=r"some images of .* lie in folders of splits, others do"):
-        opened(tmp_path)
-
-
-def test_a_split_of_another_name_can_be_measured(tmp_path):
-    for part in ("train", "val", "night"):
-        pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 3)
-    part = SegmentationData(str(tmp_path), MaskConfig(), extra_split="night").part(
-        "night", classes=("0", "1")
-    )
-    assert part.key(0) == "images/night/s0.jpg"
-
-
-def test_a_split_of_another_name_with_masks_beside_their_images(tmp_path):
-    for part in ("train", "val", "night"):
-        pairs(tmp_path, f"{part}/{{}}.jpg", f"{part}/{{}}_mask.png", 3)
-    data = SegmentationData(str(tmp_path), MaskConfig(), extra_split="night")
-    part = data.part("night", classes=("0", "1"))
-    assert part.key(0) == "night/s0.jpg"
-
-
-def test_a_split_of_which_no_image_has_a_mask_is_refused(tmp_path):
-    root = pairs(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", 3)
-    (root / "SegmentationClass/s2.png").unlink()
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    for split, names in (("train", "s0\ns1"), ("val", "s2")):
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
-    with pytest.raises(DataError, match=r"no image of val .* has a mask"):
-        opened(root, unmasked="skip")
-    with pytest.raises(DataError, match="has no LabelMe file"):
-        opened(root, unmasked="skip", layout="labelme")
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [("train2017", "train"), ("Training", "train"), ("training_set", "train"), ("testset", "test"),
-     ("VALIDATION", "val"), ("dev", "val"), ("aachen", None), ("2017", None), ("set", None)],
-)  # fmt: skip
-def test_names_of_splits(name, split):
-    assert split_called(name) == split
 
 
 def test_what_cvat_writes_in_the_layout_of_voc(tmp_path):

@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from mask_folders import check_pairs, opened, pairs, put
 from PIL import Image
-from test_mask_layouts import check_pairs, opened, pairs, put
 
 from beit.config import MaskConfig
 from beit.data.segmented import SegmentationData
