@@ -1,4 +1,5 @@
-"""Trainings in processes of their own: what becomes of them when the study is killed."""
+"""Trainings in processes of their own: their threads, and what becomes of them when the study is
+killed."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from beit.studies.jobs import at_once
 from beit.training.run_folder import RunFolder
-
-pytestmark = pytest.mark.slow
 
 STUDY = """
 import sys
@@ -34,6 +35,21 @@ LONGEST = 120.0
 """Seconds to wait for what happens at once on a machine that has time."""
 
 
+@pytest.mark.parametrize(("calls", "threads"), [(1, 2), (2, 1)])
+def test_one_alone_has_all_threads_which_sleep_while_they_wait(calls, threads, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # so that it is undone
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(at_once(torch.get_num_threads, [()] * calls, 2)) == [threads] * calls
+        waiting = list(at_once(os.getenv, [("OMP_WAIT_POLICY",)] * calls, 2))
+    finally:
+        torch.set_num_threads(before)
+    assert waiting == ["passive"] * calls
+
+
+@pytest.mark.slow
 def test_trainings_of_a_killed_study_save_and_end(class_folders, tmp_path, environment):
     script = tmp_path / "study.py"
     script.write_text(STUDY)

@@ -110,17 +110,23 @@ def at_once(
     """What a function gives for each of these arguments, several at a time, in their order.
 
     Of several at a time each has one thread, which is faster for small models than one after the
-    other with all threads. If this process is killed or interrupted, they save and end.
+    other with all threads, as one alone has. If this process is killed or interrupted, they save
+    and end.
     """
-    if processes == 1 or len(calls) < 2:
+    if processes == 1 or not calls:
         yield from itertools.starmap(function, calls)
         return
-    with ended_together(ProcessPoolExecutor(processes, get_context("spawn"), _begin)) as pool:
+    # Threads that wait for others sleep: by default they spin, and on a busy machine take as much
+    # CPU time again, which would count as that of the training.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    threads = torch.get_num_threads() if len(calls) == 1 else 1
+    pool = ProcessPoolExecutor(min(processes, len(calls)), get_context("spawn"), _begin, (threads,))
+    with ended_together(pool):
         yield from pool.map(partial(_here, function), calls)
 
 
-def _begin() -> None:
-    torch.set_num_threads(1)
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
     end_with_parent(signal.SIGTERM)
 
 
