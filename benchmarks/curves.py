@@ -124,6 +124,7 @@ def plain_losses(config: PretrainRunConfig) -> Iterator[float]:
     assert isinstance(prepared, MaskedImageModeling)
     model = prepared.model
     assert isinstance(model, MaskedImageModel)
+    assert prepared.tokenizer is not None
     objective = EveryPlace(model, MaskedConfig(), prepared.tokenizer).to(processes.device)
     bare = objective.without_decay()
     named = list(model.named_parameters())
@@ -212,7 +213,7 @@ def measure(
     folder: Path, *, seeds: int, steps: int, tokenizer_steps: int, control: bool
 ) -> Measured:
     """Train each kind of run with each seed."""
-    made = make_tiles(folder / "tiles", side=demo.TILE, stride=STRIDE, labelled_stride=1000)
+    made = make_tiles(folder / "tiles", stride=STRIDE, labelled_stride=1000)
     print(f"{made['unlabelled']} images", flush=True)
     images = str(folder / "tiles" / "unlabelled")
     tokenizer = trained_tokenizer(folder, images, tokenizer_steps)

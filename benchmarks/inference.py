@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from beit.config.bulk import InferencePrecision
 from beit.models.heads import Classifier
-from beit.models.inference import InferencePrecision, optimize_for_inference
+from beit.models.inference import optimize_for_inference
 from benchmarks.finetuning import CLASSES
 from benchmarks.peers import gather, in_timm, in_transformers, normalised
 from benchmarks.race import Clock, Contest, Contestant

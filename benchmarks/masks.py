@@ -37,7 +37,7 @@ def contests(_setting: Setting) -> Iterator[Contest]:
 def _drawing(draw: object) -> Contestant:
     def work(_clock: Clock) -> None:
         for _ in range(DRAWS):
-            draw()  # type: ignore[operator]
+            draw()
 
     return work
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from beit.config import VisionTransformerConfig
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.weights.convert import published, write_timm, write_transformers
 from beit.weights.store import Artifact, Details
@@ -159,8 +160,9 @@ def require_published_encoder() -> None:
         raise Absent(f"the package dall-e cannot be imported: {error}") from error
 
 
-def dalle_encoder(tokenizer: DalleTokenizer) -> nn.Module:
+def dalle_encoder(tokenizer: VisualTokenizer) -> nn.Module:
     """The encoder as OpenAI published it on PyPI: float32 on a CPU, fp16 on a GPU."""
+    assert isinstance(tokenizer, DalleTokenizer)
     require_published_encoder()
     from dall_e import Encoder
 

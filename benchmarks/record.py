@@ -80,7 +80,7 @@ def records(folder: Path = RESULTS) -> list[Record]:
 def shown(kept: list[Record]) -> Record | None:
     """The record the page shows: the newest of the full models, else the newest."""
     full = [record for record in kept if not record.setting["quick"]]
-    return (full or kept or [None])[-1]
+    return next(reversed(full or kept), None)
 
 
 def table(record: Record) -> str:

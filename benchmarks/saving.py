@@ -83,7 +83,7 @@ def save(training: Training, saver: Saver) -> Save:
     """Save beside the steps, then do as many with nothing beside them."""
     began = time.monotonic()
     saver.save(training.state())
-    waited, beside = time.monotonic() - began, []
+    waited, beside = time.monotonic() - began, list[float]()
     while saver.published != training.done - len(beside):
         beside.append(training.step())
     published = time.monotonic() - began

@@ -20,6 +20,7 @@ import torch
 
 import beit
 from beit.errors import BeitError, Preempted
+from beit.recipes.demo import TILE
 from beit.report.history import History, Kind, read_history
 from beit.studies.tiles import make_tiles
 from benchmarks.machine import describe
@@ -261,9 +262,8 @@ def make(folder: Path, images: Images, docs: Path, others: dict[str, Options]) -
 
 
 def tiles(folder: Path) -> Images:
-    """Satellite tiles of 64 pixels, cut as those of the demo; training places are twice as dense
-    without labels."""
-    made = make_tiles(folder, side=64, stride=30, labelled_stride=43)
+    """Satellite tiles; training places are twice as dense without labels."""
+    made = make_tiles(folder, stride=30, labelled_stride=43)
     counts = made["labelled"]
     assert isinstance(counts, dict)
     training, validation = (
@@ -271,8 +271,8 @@ def tiles(folder: Path) -> Images:
         for part in ("train", "val")
     )
     description = (
-        f"{made['unlabelled']:,} satellite tiles of 64 pixels without labels, {training} labelled "
-        f"ones to train on and {validation} to validate"
+        f"{made['unlabelled']:,} satellite tiles of {TILE} pixels without labels, {training} "
+        f"labelled ones to train on and {validation} to validate"
     )
     return Images(str(folder / "unlabelled"), str(folder / "labelled"), description)
 

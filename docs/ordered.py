@@ -50,12 +50,12 @@ def tiny() -> OrderedRunConfig:
 
 
 def prepare(
-    config: OrderedRunConfig, processes: Processes, inputs: Inputs
-) -> Setup[OrderedRunConfig]:
+    config: FinetuneRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[FinetuneRunConfig]:
     """As for a classifier, but for the loss."""
     setup = FINETUNE.prepare(config, processes, inputs)
     assert isinstance(setup.objective.model, Classifier)
-    return replace(setup, config=config, objective=OrderedClasses(setup.objective.model))
+    return replace(setup, objective=OrderedClasses(setup.objective.model))
 
 
 ORDERED = register(

@@ -81,8 +81,8 @@ def draw(panel: Panel, axes: Axes, histories: Mapping[str, History]) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **looks)
 
-    for (name, curve), dashes in zip(panel.references.items(), REFERENCES, strict=False):
-        line(name, curve(histories[HEALTHY]), color="#888888", ls=dashes, lw=1)
+    for (name, curve), dots in zip(panel.references.items(), REFERENCES, strict=False):
+        line(name, curve(histories[HEALTHY]), color="#888888", ls=dots, lw=1)
     for name, (colour, dashes) in zip(panel.runs, LOOKS, strict=False):
         line(name, panel.curve(histories[name]), color=colour, ls=dashes, lw=1.6)
         if panel.beside is not None:

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from beit.config import TokenizerRunConfig
+from beit.config import (
+    FinetuneRunConfig,
+    PretrainRunConfig,
+    TokenizerConfig,
+    TokenizerRunConfig,
+    VisionTransformerConfig,
+)
 from beit.models.vit import VisionTransformer
 from beit.recipes import RECIPES
 from beit.tokenizers import build_tokenizer
@@ -36,10 +43,13 @@ def rows() -> dict[tuple[str, str, str], dict[str, Size]]:
         for name, recipe in RECIPES[verb].items():
             config = recipe()
             with torch.device("meta"):
+                part: TokenizerConfig | VisionTransformerConfig
+                model: nn.Module
                 if isinstance(config, TokenizerRunConfig):
                     part, what = config.tokenizer, f"{config.tokenizer.codes:,} codes"
                     model = build_tokenizer(part)
                 else:
+                    assert isinstance(config, PretrainRunConfig | FinetuneRunConfig)
                     part = config.model
                     known = NAMES.get((part.depth, part.width))
                     shape = known or f"{part.depth} x {part.width}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ class Race:
         return step
 
     @staticmethod
-    def _logits(peer: str, called: nn.Module, pixels: Tensor, mask: Tensor) -> Tensor:
+    def _logits(peer: str, called: Callable[..., Any], pixels: Tensor, mask: Tensor) -> Tensor:
         if peer == "transformers":
             scores: Tensor = called(pixels, bool_masked_pos=mask).logits
             return scores[mask]

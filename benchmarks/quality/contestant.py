@@ -130,8 +130,8 @@ def _linear(features: dict[str, dict[str, Tensor]], known: dict[str, scenes.Labe
         return 100 * fraction_right(answers, known[part].targets)
 
     choices = [(name, penalty) for name in features for penalty in PENALTIES]
-    best = max(choices, key=lambda choice: score(*choice, "val"))
-    return score(*best, "test")
+    name, penalty = max(choices, key=lambda choice: score(choice[0], choice[1], "val"))
+    return score(name, penalty, "test")
 
 
 def main(who: str, steps: str, seed: str, folder: str) -> None:
