@@ -65,7 +65,11 @@ def test_tiles_are_written_once_with_their_pixels(
     made = tiles.make_tiles(tmp_path, stride=1000, labelled_stride=1000)
     train = list((tmp_path / "unlabelled").glob("*.png"))
     assert made["unlabelled"] == len(train) > 0
-    top, left = map(int, train[0].stem.split("_"))
+    region, *corner = train[0].stem.split("_")
+    top, left = map(int, corner)
+    row, column = (top - tiles.ROWS.start) // tiles.REGION, left // tiles.REGION
+    assert region == f"r{row:02d}c{column:02d}"
+    assert tiles.part_of(row, column) == "train"
     assert np.array_equal(Image.open(train[0]), pixels[top : top + SIDE, left : left + SIDE])
     labelled = list((tmp_path / "labelled").rglob("*.png"))
     assert sum(made["labelled"].values()) == len(labelled)  # type: ignore[attr-defined]

@@ -94,6 +94,12 @@ class Tile(NamedTuple):
     part: str
     climate: int | None
 
+    @property
+    def file(self) -> str:
+        """Its name, which begins with its region: tiles of one are much alike."""
+        row, column = (self.top - ROWS.start) // REGION, self.left // REGION
+        return f"r{row:02d}c{column:02d}_{self.top:04d}_{self.left:04d}.png"
+
 
 def part_of(row: int, column: int) -> str:
     """Which part a region belongs to: of six, four train, one validates, one tests.
@@ -132,7 +138,7 @@ def make_tiles(folder: Path, *, stride: int, labelled_stride: int) -> dict[str, 
 
     `unlabelled/` holds every training tile, overlapping, by name only;
     `labelled/` holds train, val and test, one folder per climate, further apart; land of a mixed or
-    rare climate has no label.
+    rare climate has no label. A name begins with the region, as r03c17, for intervals by group.
     """
     record = folder / COMPLETE
     settings = {"side": TILE, "stride": stride, "labelled_stride": labelled_stride}
@@ -150,15 +156,14 @@ def make_tiles(folder: Path, *, stride: int, labelled_stride: int) -> dict[str, 
     unlabelled = 0
     for tile in find_tiles(climate, stride=stride):
         if tile.part == "train":
-            write(folder / "unlabelled" / f"{tile.top:04d}_{tile.left:04d}.png", tile)
+            write(folder / "unlabelled" / tile.file, tile)
             unlabelled += 1
     counts: Counter[str] = Counter()
     for tile in find_tiles(climate, stride=labelled_stride):
         if tile.climate is None:
             continue
         name = NAMES[tile.climate]
-        place = folder / "labelled" / tile.part / name
-        write(place / f"{tile.top:04d}_{tile.left:04d}.png", tile)
+        write(folder / "labelled" / tile.part / name / tile.file, tile)
         counts[f"{tile.part}/{name}"] += 1
     made: dict[str, object] = {
         "settings": settings,
