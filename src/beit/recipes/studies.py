@@ -137,6 +137,10 @@ def _uniform(config: PretrainRunConfig) -> PretrainRunConfig:
     return replace(config, masking=UniformMasking(mask_ratio=RATIO))
 
 
+def _unmasked(config: PretrainRunConfig) -> PretrainRunConfig:
+    return _objective(config, MaskedConfig(predict="all"), masking=0.0)
+
+
 def _pixels(config: PretrainRunConfig) -> PretrainRunConfig:
     return _objective(config, MaskedConfig(target="pixels"))
 
@@ -205,7 +209,7 @@ PAPER_ARMS = (
     Arm(name="all tokens", change="the tokens of all patches are predicted",
         pretrain=lambda config: _objective(config, MaskedConfig(predict="all"))),
     Arm(name="no masking", change="nothing is hidden, all tokens are predicted",
-        pretrain=lambda config: _objective(config, MaskedConfig(predict="all"), masking=0.0)),
+        pretrain=_unmasked),
     Arm(name="pixels, uniform masks", change="pixels, patches hidden one by one",
         pretrain=lambda config: _uniform(_pixels(config)), tokenizer=""),
     Arm(name="SimMIM", change="pixels, absolute error, 60 % hidden one by one", tokenizer="",
@@ -217,6 +221,10 @@ PAPER_ARMS = (
         pretrain=lambda config: prolonged(config, 2)),
     Arm(name="BEiT, x4", change="four times the updates",
         pretrain=lambda config: prolonged(config, 4)),
+    Arm(name="uniform masks, x4", change="patches hidden one by one, four times the updates",
+        pretrain=lambda config: prolonged(_uniform(config), 4)),
+    Arm(name="no masking, x4", change="nothing is hidden, four times the updates",
+        pretrain=lambda config: prolonged(_unmasked(config), 4)),
     Arm(name="published initial weights", change="positions, too, drawn as BEiT's code does",
         pretrain=_published_draw),
     Arm(name="relative bias", change="a shared relative position bias", pretrain=_relative),
