@@ -35,7 +35,7 @@ class Skipped:
     """Lower case with its dot; empty where there is none, "/" for folders that are not entered."""
     count: NonNegativeInt
     examples: tuple[str, ...]
-    """The first names."""
+    """The names that sort first, at most `EXAMPLES` of them."""
 
     @property
     def kind(self) -> str:
@@ -62,20 +62,26 @@ class SkippedFiles:
                 examples[:] = sorted({*examples, name})[:EXAMPLES]
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count a file, or several of which this is the first; a folder's name ends with "/"."""
+        """Count a skipped file or folder, or several at once.
+
+        Args:
+            reason: Why it is skipped, as in `Skipped.reason`.
+            name: Its path, kept as an example; that of a folder ends with "/".
+            count: How many are skipped; `name` is the first of them.
+        """
         suffix = FOLDER if name.endswith(FOLDER) else splitext(name)[1].lower()
         usual = suffix == FOLDER or _USUAL.fullmatch(suffix) is not None
-        # Names that end in a number or in an address would make a kind of every file.
+        # Otherwise names ending in a number or part of an address would each be their own kind.
         self._count((reason, suffix if usual else ""), (name,), count)
 
     def add_below(self, folder: str, others: SkippedFiles) -> None:
-        """Count what was skipped in a folder below."""
+        """Add what was skipped in a folder below, whose name is put before that of each example."""
         for one in others.found():
             names = [f"{folder}/{name}" if folder else name for name in one.examples]
             self._count((one.reason, one.extension), names, one.count)
 
     def found(self) -> tuple[Skipped, ...]:
-        """By reason and extension, most frequent first."""
+        """What was skipped, by reason and extension, most frequent first."""
         order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return tuple(
             Skipped(
@@ -87,22 +93,22 @@ class SkippedFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What was understood of the data of a run."""
+    """What was recognised in the data of a run."""
 
     data: str
     """The path or address as given."""
     layout: str
     """What was recognised: "one folder per class, under train/ and test/"."""
     images: dict[str, NonNegativeInt] = field(default_factory=dict)
-    """Images of each split; undivided data are the split ``."""
+    """Number of images by split; undivided data are the split with the empty name."""
     classes: dict[str, dict[str, NonNegativeInt]] = field(default_factory=dict)
-    """Images of each class, by split; for masks, how many masks show each class."""
+    """Number of images of each class, by split; for masks, how many masks show each class."""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     """What else was decided, and by which rule or option."""
 
     def lines(self) -> Iterator[str]:
-        """For a terminal or a log, one fact per line."""
+        """The account as text for a terminal or a log, one fact per line."""
         yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
             yield f"  {printable(split) or 'all'}: {counted(count, 'image')}{self._among(split)}"
@@ -127,12 +133,12 @@ class Account:
         return f" in {number}: {', '.join(named[:MOST_CLASSES])}{more}"
 
     def log(self) -> None:
-        """Report it where nothing else does: verbs that print results log it beside them."""
+        """Log the account; verbs that print only their results report it in this way."""
         for line in self.lines():
             logger.info("%s", line)
 
     def to_json(self) -> str:
-        """For the folder of a run."""
+        """The account as JSON, as it is kept in the folder of a run."""
         return json.dumps(asdict(self), indent=1)
 
 
@@ -140,7 +146,7 @@ Kind = TypeVar("Kind", Account, Skipped)
 
 
 def account_from_json(text: str) -> Account:
-    """What `Account.to_json` wrote. Errors: ValueError for anything else."""
+    """The account that `Account.to_json` wrote. Raises ValueError for any other text."""
     values = parse_json(text)
     if isinstance(values, dict) and isinstance(skipped := values.get("skipped"), list):
         values["skipped"] = [_from_json(one, Skipped) for one in skipped]

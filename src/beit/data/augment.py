@@ -1,7 +1,7 @@
 """Views of labelled images: the random ones of training and the fixed ones of evaluation.
 
-Images with masks have the labels behind the channels, uint8 [H,W,C+1], so that mirroring and
-cropping cannot tell them apart. Erasing, mixup and cutmix mix whole batches and happen on the
+Images with masks carry the labels as one more channel, uint8 [H,W,C+1], so that mirroring and
+cropping treat both alike. Random erasing, mixup and CutMix work on whole batches and run on the
 device, not here.
 """
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 TRANSLATION = 0.45
 """Largest shift of RandAugment as a fraction of the shorter side, as in timm."""
 GREY = 128
-LONGEST = 4  # times the shorter side: the published base scale is 2048 x 512
+LONGEST = 4  # limit of the longer side, in base sides: the published scale is 2048 x 512
 
 
 def _posterize(image: Image.Image, bits: int, **_unused: object) -> Image.Image:
-    """Fewer bits per channel; none at all is black, as Pillow did before it refused to."""
+    """Keep the upper `bits` of each channel; 0 gives black, as it did before Pillow refused it."""
     if bits <= 0:
         return Image.new(image.mode, image.size)
     return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
-    # Here, as timm takes seconds to import, and evaluation and serving do without.
+    # Imported here: timm takes seconds to import, and evaluation and serving do not need it.
     from timm.data.auto_augment import rand_augment_transform
 
     settings = {
@@ -76,9 +76,11 @@ def _labelled(image: Tensor, target: Target | None) -> LabelledBatch:
 class TrainView:
     """The random view of fine-tuning: crop, mirroring, RandAugment or jitter (table 13).
 
-    Symmetries are applied before the crop: the same in distribution, and right for quarter turns of
-    targets that are not square. Errors: ConfigError if RandAugment is requested with other than
-    three channels.
+    Symmetries are applied before the crop: the distribution is the same, and quarter turns stay
+    correct for views that are not square.
+
+    Raises:
+        ConfigError: If RandAugment is requested for other than three channels.
     """
 
     def __init__(self, config: AugmentConfig, size: tuple[int, int], channels: int = 3) -> None:
@@ -96,7 +98,7 @@ class TrainView:
         """The pixels uint8 [H,W,C] after RandAugment or jitter."""
         if self._policy is None:
             return changed(pixels, draw_jitter(pixels, self.config.jitter, generator))
-        # RandAugment draws from two global generators: lend them ours, then put theirs back.
+        # RandAugment draws from two global generators: seed them from ours, then restore them.
         state, numpy_state = random.getstate(), np.random.get_state()
         try:
             random.seed(generator.getrandbits(64))
@@ -109,7 +111,7 @@ class TrainView:
     def __call__(
         self, decoded: np.ndarray, target: Target | None, generator: random.Random
     ) -> LabelledBatch:
-        """A view of a decoded uint8 [H,W,C]; DataError if it has no label."""
+        """A random view of decoded pixels, uint8 [H,W,C]. Raises DataError without a label."""
         config = self.config
         decoded = mirrored(decoded, config.symmetry, generator)
         height, width = decoded.shape[:2]
@@ -128,11 +130,17 @@ def central_view(
     resize: Resize = "cover",
     interpolation: Interpolation = "bicubic",
 ) -> UInt8[Tensor, "channels height width"]:
-    """Resize an image uint8 [H,W,C], keeping its proportions or not, then take the centre.
+    """Resize an image, then take its centre.
 
-    It is made just large enough to cover int(size / crop): for a square size, its short side
-    becomes that long; for another, the side that needs the larger factor decides. To stretch it
-    makes it exactly that high and wide.
+    Args:
+        image: Pixels uint8 [H,W,C].
+        size: Height and width of the result.
+        crop: Fraction of each side of the resized image that is kept.
+        resize: "cover" keeps the proportions and makes the image just large enough to cover
+            int(size / crop): for a square size its short side becomes that long, for another the
+            side that needs the larger factor decides. "stretch" makes it exactly that high and
+            wide.
+        interpolation: How pixels are resampled.
     """
     height, width = image.shape[:2]
     cover_height, cover_width = (int(side / crop) for side in size)
@@ -149,14 +157,14 @@ def central_view(
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """The fixed view of evaluation; published with a crop of 0.875, and 1.0 from 384 pixels up."""
+    """The fixed view of evaluation. Published: a crop of 0.875, or 1.0 from 384 pixels up."""
 
     size: tuple[int, int]
     crop: float = 0.875
     resize: Resize = "cover"
     interpolation: Interpolation = "bicubic"
     labelled: bool = True
-    """Whether the label goes with it."""
+    """Whether a view carries the label of its image."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
@@ -165,7 +173,7 @@ class EvaluationView:
     def __call__(
         self, image: np.ndarray, target: Target | None, _generator: random.Random
     ) -> LabelledBatch | ImageBatch:
-        """The centre of an image uint8 [H,W,C]; DataError if a label is missing."""
+        """The centre of an image, uint8 [H,W,C]. Raises DataError if a label is missing."""
         view = central_view(image, self.size, self.crop, self.resize, self.interpolation)
         return _labelled(view, target) if self.labelled else ImageBatch(view[None])
 
@@ -177,7 +185,7 @@ def _shaded(image: np.ndarray, factor: float, shift: float) -> np.ndarray:
 
 
 def _coloured(image: np.ndarray, saturation: float, turn: int) -> np.ndarray:
-    """Another saturation, and hues `turn` of 256 steps further round the circle."""
+    """Scale the saturation, and turn the hue by `turn` of the circle's 256 steps."""
     hue, depth, value = Image.fromarray(image).convert("HSV").split()
     hue = hue.point([(step + turn) % 256 for step in range(256)])
     depth = depth.point([min(round(step * saturation), 255) for step in range(256)])
@@ -185,11 +193,12 @@ def _coloured(image: np.ndarray, saturation: float, turn: int) -> np.ndarray:
 
 
 def distorted(image: np.ndarray, generator: random.Random) -> np.ndarray:
-    """Photometric distortion, uint8 [H,W,C] to the same.
+    """Photometric distortion of an image, uint8 [H,W,C].
 
-    Each with a chance of one half: brightness by up to 32 values; contrast by 0.5 to 1.5, first or
-    last; saturation by 0.5 to 1.5 and hue by up to a tenth of the circle, where there are three
-    channels (mmsegmentation's PhotoMetricDistortion, which the published configs use).
+    Each with probability one half: brightness is shifted by up to 32 values; contrast is scaled by
+    0.5 to 1.5, before or after the colours; in three channels saturation is scaled by 0.5 to 1.5,
+    and hue is turned by up to a tenth of the circle (mmsegmentation's PhotoMetricDistortion, which
+    the published configs use).
     """
 
     def decided() -> bool:
@@ -212,7 +221,7 @@ def distorted(image: np.ndarray, generator: random.Random) -> np.ndarray:
 
 
 def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels at another size, each the one under the centre of its pixel."""
+    """Resize labels: every new pixel takes the label under its centre."""
     rows, columns = (
         (2 * np.arange(to) + 1) * side // (2 * to)
         for to, side in zip(size, labels.shape, strict=True)
@@ -222,24 +231,25 @@ def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _balanced(labels: np.ndarray, largest: float) -> bool:
-    """Whether there are two classes, none of them above this fraction of what is not ignored."""
+    """Whether there are two classes or more, each on less than this fraction of labelled pixels."""
     counts = np.bincount(labels.reshape(-1), minlength=256)[:IGNORE]
     return int((counts > 0).sum()) > 1 and bool(counts.max() < largest * counts.sum())
 
 
 def _extent(side: int, to: int, ratio: float) -> tuple[int, int]:
-    """How much of a side of the image a crop takes, and how long that becomes, at most `to`."""
+    """How many pixels of an image's side a crop takes, and how long they become, at most `to`."""
     cut = max(round(to / ratio), 1)
     return (cut, to) if cut <= side else (side, min(max(round(side * ratio), 1), to))
 
 
 @dataclass(frozen=True)
 class JointView:
-    """The random view of training: size, crop, mirroring, colours, padding (published pipeline).
+    """The random view of segmentation training: scale, crop, mirroring, colours and padding, as
+    published.
 
-    The crop is cut out of the image as it is and only then resized; an image smaller than the
-    crop is padded at the bottom and the right with `fill`, its mask with 255. `fill` is one value
-    per channel, the model's mean colour, which is zero once normalised.
+    The crop is cut out of the image at its own scale and only then resized. An image smaller than
+    the crop is padded at the bottom and the right with `fill`, its mask with 255. `fill` has one
+    value per channel, the model's mean colour, which is zero once normalised.
     """
 
     config: JointConfig
@@ -248,7 +258,7 @@ class JointView:
 
     def _region(self, image: np.ndarray, box: tuple[int, int], generator: random.Random
     ) -> np.ndarray:  # fmt: skip
-        """A random part of this size: the first balanced one of ten, or the tenth."""
+        """A random crop of the size `box`: the first balanced one of ten, or the tenth."""
         largest = self.config.largest_class
         for _ in range(ATTEMPTS):
             top, left = (generator.randint(0, side - cut)
@@ -261,7 +271,7 @@ class JointView:
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
     ) -> SegmentedBatch:
-        """A view of a decoded uint8 [H,W,C+1]."""
+        """A random view of decoded pixels and labels, uint8 [H,W,C+1]."""
         decoded = mirrored(decoded, self.config.symmetry, generator)
         sides = decoded.shape[:2]
         base = self.config.base_side or min(self.size)
@@ -290,6 +300,6 @@ class WholeView:
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> SegmentedBatch:
-        """The same of a decoded uint8 [H,W,C+1], without chance."""
+        """The whole of decoded pixels and labels, uint8 [H,W,C+1]."""
         image = torch.from_numpy(np.ascontiguousarray(decoded[..., :-1])).permute(2, 0, 1)
         return SegmentedBatch(image[None], torch.from_numpy(decoded[None, ..., -1].copy()))

@@ -1,6 +1,6 @@
-"""TIFF files of other than one or three channels, as satellites and microscopes write them.
+"""TIFF files with other than one or three channels, as satellites and microscopes produce them.
 
-Pillow knows up to four bands of eight bits; the extra `bands` (tifffile) the others.
+Pillow reads up to four bands of eight bits; tifffile (the extra `bands`) reads the others.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from tifffile import TiffFile
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""Of TIFF and BigTIFF in both byte orders."""
+"""First bytes of TIFF and BigTIFF files in both byte orders."""
 _OF_PILLOW = (2, 4)
+"""Numbers of bands that are left to Pillow where tifffile is not installed."""
 
 
 class Bands(NamedTuple):
-    """What a file holds."""
+    """The size and the bands of a TIFF file."""
 
     height: int
     width: int
     samples: int
-    """Bands of a page."""
+    """Bands of each page."""
     pages: int
     values: str
     """The type of its numbers, such as float32."""
@@ -43,7 +44,11 @@ def is_tiff(data: bytes) -> bool:
 def read_page(data: bytes) -> np.ndarray:
     """The values of a TIFF file with one page of one band, [H,W], in the type they are stored in.
 
-    For types of numbers that Pillow does not know, such as float64. Errors: UnreadableError.
+    For number types that Pillow does not know, such as float64.
+
+    Raises:
+        UnreadableError: If there are more pages or bands, the values are not plain numbers, or
+            tifffile is not installed.
     """
     with _open(data) as file:
         page, pages = file.pages.first, len(file.pages)
@@ -58,14 +63,17 @@ def read_page(data: bytes) -> np.ndarray:
 
 
 def read_all_bands(data: bytes) -> np.ndarray:
-    """The values of the first page of a TIFF file, as they are stored. Errors: UnreadableError."""
+    """The values of the first page of a TIFF file, as they are stored.
+
+    Raises UnreadableError if tifffile is not installed.
+    """
     with _open(data) as file:
         values: np.ndarray = file.pages.first.asarray()
     return values
 
 
 def has_bands(data: bytes, channels: int) -> bool:
-    """Whether the bands of this content are to be read here, or are at least not for Pillow."""
+    """Whether this file, for so many channels, is read (or refused) here rather than by Pillow."""
     if channels in (1, 3) or not is_tiff(data):
         return False
     return channels not in _OF_PILLOW or importlib.util.find_spec("tifffile") is not None
@@ -83,7 +91,10 @@ def _open(data: bytes) -> TiffFile:
 
 
 def count_bands(data: bytes) -> Bands | None:
-    """Size and bands of a TIFF file that Pillow cannot read; None if it is none."""
+    """Size and bands of a TIFF file that Pillow cannot read; None if this is no TIFF file.
+
+    Raises UnreadableError if tifffile is not installed.
+    """
     if not is_tiff(data):
         return None
     with _open(data) as file:
@@ -97,10 +108,18 @@ def count_bands(data: bytes) -> Bands | None:
 def read_bands(
     data: bytes, channels: int, pixel_limit: int, value_range: ValueRange | None = None
 ) -> np.ndarray:
-    """The bands of a TIFF file, uint8 [H,W,channels]: samples of a page, or pages of one each.
+    """The bands of a TIFF file, uint8 [H,W,channels].
 
-    Values are scaled to eight bits as everywhere: by `value_range`, the range that the file states,
-    or their type. The limit is checked before pixels are decoded. Errors: UnreadableError.
+    Args:
+        data: The encoded file.
+        channels: Bands to read: so many samples of a page, or so many pages of one sample each.
+        pixel_limit: Most pixels, height times width; checked before any is decoded.
+        value_range: Values that become 0 and 255; None for the range that the file states or,
+            without one, that of their type.
+
+    Raises:
+        UnreadableError: If the file has other bands, too many pixels or values out of range, or
+            tifffile is not installed.
     """
     with _open(data) as file:
         page, pages = file.pages.first, len(file.pages)

@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from timm.data import ImageNetInfo
 
 IMAGENET = {1000: "imagenet-1k", 21841: "imagenet-22k"}
-"""Its sets by their number of classes."""
+"""ImageNet's sets by their number of classes."""
 
 
 def imagenet_classes(count: int) -> ImageNetInfo:
-    """WordNet ids and descriptions of the ImageNet of so many classes, a key of `IMAGENET`."""
+    """WordNet ids and descriptions of ImageNet's set of `count` classes, a key of `IMAGENET`."""
     from timm.data import ImageNetInfo  # here, as timm takes seconds to import
 
     return ImageNetInfo(IMAGENET[count])
 
 
 ALIKE = 0.9
-"""Share of the names that must be ImageNet's for classes to count as its classes."""
+"""Fraction of the names that must be ImageNet's for classes to count as its classes."""
 
 
 def wordnet_ids(classes: Sequence[str]) -> tuple[str, ...]:
-    """The WordNet ids of classes that are ImageNet's in their order; of others none."""
+    """The WordNet ids of classes, if these are ImageNet's in its order; else empty."""
     if len(classes) not in IMAGENET:
         return ()
     info = imagenet_classes(len(classes))
@@ -37,22 +37,22 @@ def wordnet_ids(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 UNNAMED = re.compile(r"class \d+")
-"""What classes are called whose names a file does not give."""
+"""Placeholder names, for the classes of a file that does not name them."""
 
 
 def are_unnamed(classes: Sequence[str]) -> bool:
-    """Whether these are the classes of a file that does not name them."""
+    """Whether all classes have placeholder names, because their file does not name them."""
     return all(map(UNNAMED.fullmatch, classes))
 
 
 def as_numbers(names: Sequence[str], count: int) -> list[int] | None:
-    """The numbers that names stand for, if they are exactly those from 0 to below `count`."""
+    """The names as numbers, if these are exactly 0 to `count` - 1 in some order; else None."""
     numbers = [int(name) for name in names if name.isdecimal()]
     return numbers if len(names) == count and sorted(numbers) == list(range(count)) else None
 
 
 def spelled_alike(classes: Sequence[str]) -> Iterator[str]:
-    """A note on each group of classes that may be meant to be the same."""
+    """A note on each group of classes whose names differ only in case, spaces or hidden signs."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         seen = "".join(sign for sign in name.casefold() if sign.isprintable() and sign != " ")

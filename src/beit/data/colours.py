@@ -1,4 +1,4 @@
-"""Pixel values to eight bits: any type of number, any mode of Pillow, by what files say of them."""
+"""Pixel values to eight bits, from any number type and mode of Pillow, by what the file states."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from beit.errors import UnreadableError
 
 LARGEST_16_BIT = 65535
 USUAL = (1, 255, LARGEST_16_BIT)
-"""The usual ranges of floats and, but for the first, of integers wider than 16 bits."""
+"""Upper ends of the usual ranges of floats and, except for the first, of integers other than uint8
+and uint16; all begin at 0."""
 LEAST_USED = 16
-"""Floats use at least this part of a usual range above 1, or it is not theirs."""
+"""Floats that reach less than 1 / `LEAST_USED` of a usual range above 1 are refused."""
 
 ValueRange = tuple[float, float]
 """The values that become 0 and 255."""
 NOT_FINITE = "it holds values that are not finite numbers"
 _WHOLE_BITS = tuple(2**bits for bits in range(9, 16))
 
-# 65535 to 255, rounded.
+# The eight-bit value of each 16-bit value: 65535 becomes 255, rounded.
 _EIGHT_BITS = (
     (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
 ).astype(np.uint8)
@@ -27,7 +28,7 @@ _EIGHT_BITS = (
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _MAX_SAMPLE, _S_MAX_SAMPLE, _SUBSAMPLING = 262, 258, 281, 341, 530
 """Tags of TIFF 6.0."""
 _YCBCR = 6
-"""Of the photometric interpretations of TIFF 6.0."""
+"""One of the photometric interpretations of TIFF 6.0."""
 _SRGB_FROM_XYZ_D50 = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -39,7 +40,7 @@ _WHITE_D50 = np.array([0.9642, 1.0, 0.8249])
 
 
 def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Numbers to uint8, linearly: the ends of the range become 0 and 255."""
+    """Scale numbers to uint8, linearly: the ends of the range become 0 and 255."""
     first, last = value_range
     low, high = float(values.min()), float(values.max())
     if not (first <= low and high <= last):  # so that NaN is refused, too
@@ -53,10 +54,11 @@ def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
 
 
 def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> np.ndarray:
-    """Pixels of any type of number to uint8; those that are uint8 stay as they are.
+    """Convert pixels of any number type to uint8; uint8 stays as it is.
 
-    Errors: UnreadableError for values outside of the range, or of every usual one, and for floats
-    that use next to nothing of it.
+    Raises:
+        UnreadableError: If values lie outside of `value_range` or, without it, of every usual
+            range, or if floats use hardly any of that range.
     """
     if values.dtype == np.uint8:
         return values
@@ -71,7 +73,7 @@ def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> 
     for largest in USUAL if values.dtype.kind == "f" else USUAL[1:]:
         if low >= 0 and high <= largest:
             if values.dtype.kind == "f" and 1 < largest > high * LEAST_USED:
-                break  # such as 0 to 1.2, of which 255 would leave one grey level
+                break  # such as 0 to 1.2, which would be nearly black if 255 were white
             return _within(values, (0, largest))
     raise UnreadableError(
         f"its values run from {low:g} to {high:g}, which is no usual range: models trained with "
@@ -82,13 +84,17 @@ def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> 
 def stated_range(
     values: np.ndarray, *, bits: int = 0, largest: object = None, significant: bytes = b""
 ) -> ValueRange | None:
-    """The range that a file states for its values of 16 bits, None if that is all of them.
+    """The range that a file states for its values of 16 bits; None if it states none or all of it.
 
-    `bits` and `largest` are BitsPerSample and MaxSampleValue of TIFF, `significant` is the chunk
-    sBIT of PNG. Most writers of MaxSampleValue put the largest value of that one image there, by
-    which each would be stretched on its own: only the end of a whole number of bits is a range.
-    By its standard a PNG file with sBIT 12 has values scaled up to 65535, with zeros or copies of
-    the upper bits below; if none is above 4095 and the lower bits are used, they were not scaled.
+    Args:
+        values: The pixels as they are stored; only integers have such a range.
+        bits: BitsPerSample of TIFF; 0 if unknown.
+        largest: MaxSampleValue of TIFF, one number or one per channel; None if there is none. Most
+            writers put the largest value of that one image there, by which each image would be
+            scaled differently, so it counts only if it is the largest number of 9 to 15 bits.
+        significant: The chunk sBIT of PNG. By the standard a file with sBIT 12 has values scaled up
+            to 65535, with zeros or copies of the upper bits below; if none is above 4095 and the
+            lower bits are used, they were not scaled.
     """
     if values.dtype.kind not in "iu" or not values.size:
         return None
@@ -110,7 +116,7 @@ def stated_range(
 
 
 def stored_bits(image: Image.Image, data: bytes) -> int:
-    """Bits of each value in the file, which decoders may have scaled or cut to eight."""
+    """Bits per value in the file; decoders may have scaled the values or cut them to eight bits."""
     if image.format == "PNG":
         return data[24]
     if image.format == "TIFF":
@@ -120,13 +126,13 @@ def stored_bits(image: Image.Image, data: bytes) -> int:
 
 
 def is_white_zero(image: Image.Image) -> bool:
-    """Whether it is a TIFF file in which 0 is white; Pillow inverts those of up to 8 bits."""
+    """Whether this is a TIFF file in which 0 is white; Pillow itself inverts up to 8 bits."""
     tags = getattr(image, "tag_v2", {})
     return image.format == "TIFF" and tags.get(_PHOTOMETRIC) == 0
 
 
 def own_range(image: Image.Image, data: bytes) -> ValueRange | None:
-    """The range of values that the file states, if that is narrower than their type."""
+    """The range of values that the file states, if it is narrower than their type; else None."""
     if image.format == "PNG":
         return stated_range(np.asarray(image), significant=png_chunk(data, b"sBIT"))
     if image.format != "TIFF":
@@ -140,10 +146,13 @@ def own_range(image: Image.Image, data: bytes) -> ValueRange | None:
 
 
 def load_pixels(image: Image.Image) -> Image.Image:
-    """Decode the pixels, also those of uncompressed YCbCr TIFF files. Errors: UnreadableError.
+    """Decode the pixels, including those of uncompressed YCbCr TIFF files.
 
-    Pillow before 13 expects four bytes for each pixel there, as libtiff makes of compressed ones,
-    and calls the file truncated; no version reads colours at a lower resolution than brightness.
+    Pillow before 13 expects four bytes per pixel there, as libtiff makes of compressed ones, and
+    calls the file truncated; no version reads uncompressed files with subsampled colours.
+
+    Raises:
+        UnreadableError: If the colours of an uncompressed YCbCr file are subsampled.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags, tiles = image.tag_v2, image.tile
@@ -164,12 +173,12 @@ def load_pixels(image: Image.Image) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether Pillow gives values of more than eight bits."""
+    """Whether Pillow decodes it to values of more than eight bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _srgb_from_lab(image: Image.Image) -> np.ndarray:
-    # The bands one by one: as a whole, Pillow hands out a and b as signed bytes.
+    # Band by band: as a whole image, Pillow returns a and b as signed bytes.
     lightness, a, b = (np.asarray(band).astype(np.float64) for band in image.split())
     y = (lightness * (100 / 255) + 16) / 116
     f = np.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], axis=-1)
@@ -189,7 +198,18 @@ def _over_white(image: Image.Image) -> Image.Image:
 def grey_or_rgb(
     image: Image.Image, data: bytes, channels: int, value_range: ValueRange | None
 ) -> np.ndarray:
-    """Any mode of Pillow to uint8 [H,W] or [H,W,3]; grey stays grey."""
+    """Convert an image in any mode of Pillow to uint8, [H,W] if it is grey, else [H,W,3].
+
+    Args:
+        image: The image, decoded.
+        data: The file it was decoded from, which may state the range of its values.
+        channels: 1 turns colours into grey; with 3, grey images stay grey.
+        value_range: What becomes 0 and 255 in values of more than eight bits; None for the range
+            that the file states or, without one, that of their type.
+
+    Raises:
+        UnreadableError: As `to_eight_bits`.
+    """
     mode = image.mode
     if is_deep(image):
         pixels = to_eight_bits(np.asarray(image), value_range or own_range(image, data))
@@ -204,7 +224,10 @@ def grey_or_rgb(
 
 
 def bands_of(image: Image.Image, channels: int) -> np.ndarray:
-    """The bands as they are, for channel counts other than one and three."""
+    """The bands as they are, uint8 [H,W,channels], for channel counts other than one and three.
+
+    Raises UnreadableError if there are more or fewer, or they are not of eight bits.
+    """
     bands = image.getbands()
     pixels = np.array(image)
     if len(bands) != channels or pixels.dtype != np.uint8:
@@ -215,7 +238,7 @@ def bands_of(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. TIFF images were turned by Pillow while loading and give 1."""
+    """The EXIF orientation, 1 to 8; it is 1 for TIFF images, which Pillow turns while loading."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -224,7 +247,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo what the camera did: 2 to 4 mirror and turn, 5 to 8 also swap height and width."""
+    """Turn pixels upright: 2 to 4 are mirrored or turned, 5 to 8 also swap height and width."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""The same image several times: in several class folders, or in two parts of the data."""
+"""Finds images that occur several times: in several class folders, or in two parts of the data."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from beit.errors import UnreadableError
 from beit.terminal import counted
 
 SOUGHT = 1024
-"""Images for validation that are looked for; more are a sample."""
+"""Most validation images whose copies are looked for; of more, a sample."""
 SIZED = 100_000
-"""Images to learn from whose sizes are compared; more are a sample."""
+"""Most training images whose sizes are compared; of more, a sample."""
 READ = 2048
-"""Images to learn from that are read because their size is that of one looked for."""
+"""Most training images that are read because a validation image has the same size."""
 
 
 def merge_copies(source: FileSource) -> FileSource:
     """The images of class folders, each once, with the classes of all folders that hold it.
 
     Files are the same image if they are one file (links of either kind) or have the same content,
-    whatever their names. It is known by its first name. The account says how many files there were.
+    whatever their names. The image keeps the first of these names, and the account says how many
+    files there were.
     """
     targets = source.targets
     if targets is None or is_multi_label(source):
@@ -46,7 +47,7 @@ def merge_copies(source: FileSource) -> FileSource:
 
 
 def _same_files(source: FileSource) -> list[list[int]]:
-    """The indices of the same image together, in the order of the first of each."""
+    """Groups of indices that are the same image, in the order of their first members."""
     files = _grouped(range(len(source)), lambda index: _identity(source.path(index)))
     firsts = {members[0]: members for members in files}
     groups = []
@@ -62,7 +63,7 @@ def _known_size(source: FileSource, index: int) -> int | None:
 
 
 def _grouped(indices: Iterable[int], key: Callable[[int], Hashable | None]) -> list[list[int]]:
-    """Those with the same key together; each without one by itself."""
+    """Groups of indices with the same key; each whose key is None is a group of its own."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in indices:
         found = key(index)
@@ -71,7 +72,7 @@ def _grouped(indices: Iterable[int], key: Callable[[int], Hashable | None]) -> l
 
 
 def _identity(path: Path) -> Hashable | None:
-    """What the links to a file have in common; of one that is gone, nothing."""
+    """What all links to a file have in common; None for a file that is gone."""
     try:
         found = path.stat()
     except OSError:
@@ -88,11 +89,13 @@ def _digest(path: Path) -> Hashable | None:
 
 
 def shared_images(learned: ImageSource, judged: ImageSource) -> dict[str, str]:
-    """Keys of training images, each with that of an image for validation of the same bytes:
-    scores of what was learned come out too high.
+    """Training images that are validation images as well, which makes scores too high.
 
-    Nothing is decoded, and only files are read that have the size of one of the others. Of large
+    Nothing is decoded, and only files with a size that occurs in the other part are read. Of large
     data a sample is compared, spread evenly over either part.
+
+    Returns:
+        The key of each such training image, with that of a validation image of the same bytes.
     """
     looked_for, there = spread(len(judged), SOUGHT), spread(len(learned), SIZED)
     sizes = np.array([judged.size(index) for index in looked_for])

@@ -1,6 +1,6 @@
 """Data in any form, recognised and opened once: folders, label files, shards, datasets, one image.
 
-What a run learns from, measures on or packs are the splits of one `Dataset`.
+A run trains on, evaluates or packs the splits of one `Dataset`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from beit.errors import ConfigError, DataError, no_images_at
 from beit.terminal import quoted
 
 Form = Literal["folder", "label file", "stored", "file", "nothing"]
-"""What lies at a path: `stored` are images in shards or in a Hugging Face dataset."""
+"""What lies at a path; `stored` means images in shards or in a Hugging Face dataset."""
 Splits = Mapping[str, ImageSource]
 
 FOR_STORED = ("accept_missing_classes",)
-"""Options of folders that apply to everything whose splits may have classes of their own."""
+"""Options of folders that also apply to stored images, whose splits may differ in classes."""
 _NO_FOLDER: Mapping[Form, str] = {
     "label file": "label files have options of their own: --split-column, --validation-fold",
     "stored": "of shards and datasets, classes and splits are as they are stored",
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 
 class _Opened:
-    """The splits of what is no folder: they are open already. See `Folders` for the names."""
+    """The splits of data other than folders, open already; `Folders` describes the members."""
 
     folds = False
 
@@ -55,7 +55,7 @@ class _Opened:
         self.sizes = {name: len(source) for name, source in splits.items()}
 
     def source(self, names: Sequence[str]) -> ImageSource:
-        return copy(self.splits[names[0]])  # whose account is its own
+        return copy(self.splits[names[0]])  # so that its account can be replaced
 
     def part(self, name: str) -> ImageSource:
         return self.source([name])
@@ -83,8 +83,7 @@ class _Opened:
 
 
 class Dataset:
-    """Data at one path, of which each form is walked through or read once, however often its
-    splits are requested.
+    """Data at one path, listed or read only once, however often its splits are requested. It is:
 
     - A folder of images: see `beit.data.layout`.
     - A label file: see `beit.data.label_file`.
@@ -93,8 +92,9 @@ class Dataset:
     - Hugging Face datasets: `hf:NAME`, a folder that `save_to_disk` wrote, Parquet files.
     - One image.
 
-    Raises ConfigError for options of reading that do not fit the form; of a path where nothing lies
-    only what is requested of it is refused.
+    Raises:
+        ConfigError: If options of reading do not fit the form. A path where nothing exists is
+            accepted here; whatever is then requested of it is refused.
     """
 
     def __init__(self, path: str, reading: Reading = AS_RECOGNISED) -> None:
@@ -103,33 +103,40 @@ class Dataset:
         self._check_options()
 
     def training(self) -> ImageSource:
-        """The training images without labels: the split for training, or undivided data.
+        """The images for training without labels: the training split, or all of undivided data.
 
-        Folders count as classes, which training without labels may use to score itself, where they
-        can be read in one way only; labels of a file that cannot be used are skipped, and `account`
-        says why. Errors: DataError if nothing is there, no image is found, or the layout has two
-        readings.
+        Such a training may still score itself by classes: folders are taken for classes where they
+        are unambiguous. Labels of a label file that cannot be used are skipped, and `account` says
+        why.
+
+        Raises:
+            DataError: If nothing exists at the path, no image is found, or the layout is ambiguous.
         """
         names = self._training(self._divided)
         return self._only(names, self._divided.source(names))
 
     def parts(self) -> dict[str, ImageSource]:
-        """Every split, by the folder it lies in; undivided data are the split `WHOLE`. The names of
-        images are relative to that folder. Errors: as for `training`."""
+        """Every split, by the folder it lies in; undivided data are the split `WHOLE`. Image names
+        are relative to that folder. Raises DataError as `training` does."""
         found = self._divided
         return {found.place(name): found.part(name) for name, size in found.sizes.items() if size}
 
     def splits(self) -> dict[str, ImageSource]:
-        """Every split, by its name. Errors: as for `training`."""
+        """Every split, by its name. Raises DataError as `training` does."""
         found = self._divided
         return {name: found.part(name) for name, size in found.sizes.items() if size}
 
     def part(self, split: str, *, labelled: bool = False) -> Part:
-        """One split where there are splits, else all.
+        """One split, or all images of undivided data.
 
-        `val`, `valid`, `validation` and `dev` mean the same, as do `test` and `testing`. Errors:
-        DataError if there are splits, but not this one, and for labels of a label file that cannot
-        be used if the images must be `labelled`.
+        Args:
+            split: Its name; `val`, `valid`, `validation` and `dev` mean the same, as do `test` and
+                `testing`.
+            labelled: Whether the images must have labels.
+
+        Raises:
+            DataError: If there are splits, but not this one, or if labels are required and those of
+                a label file cannot be used.
         """
         if labelled and self.form == "label file" and self._label_file.problem:
             raise self._label_file.problem
@@ -143,7 +150,7 @@ class Dataset:
             )
         own = [one for one in _folders_in(self.path) if split_name(one.name) == name]
         if self.form == "stored" and own and shard_parts(str(own[0])):
-            # Named as by itself, wherever it is read from.
+            # Opened by its own path, so that it is named as if it had been given itself.
             return Part(str(own[0]), open_source(str(own[0])))
         called = f"{self.path} ({name})" if name else self.path
         if name and self.form == "folder":
@@ -151,10 +158,14 @@ class Dataset:
         return Part(called, self._only([name], self._divided.part(name)))
 
     def labelled(self, *, multi_label: bool = False) -> dict[str, ImageSource]:
-        """Training, and validation and test where there are images for them, with the classes that
-        each has. `multi_label`: an image that a list names several times has all these labels.
+        """Training and, where there are images for them, validation and test, each with the classes
+        that it has itself.
 
-        Errors: DataError for what is no labelled data.
+        Args:
+            multi_label: Whether an image that a list names several times has all these labels.
+
+        Raises:
+            DataError: If the images have no usable labels.
         """
         if self.form == "file" and self._divided:
             raise DataError(
@@ -173,7 +184,7 @@ class Dataset:
         return {**labelled}
 
     def _training(self, found: Folders | _Opened) -> tuple[str, ...]:
-        """The splits that are learned from. Errors: DataError if there is none."""
+        """The names of the splits to train on. Raises DataError if there is none."""
         if found.folds:
             return tuple(name for name in found.sizes if name != self.reading.folders.fold)
         for name in (WHOLE, TRAIN):
@@ -185,7 +196,7 @@ class Dataset:
         )
 
     def _only(self, names: Sequence[str], source: ImageSource) -> ImageSource:
-        """The source, whose account names the splits that are not read."""
+        """The source, with a note in its account on the splits that are not read."""
         others = {name: n for name, n in self._divided.sizes.items() if name not in names}
         if others:
             skipped = ", ".join(f"{name} ({count:,})" for name, count in others.items())
@@ -205,7 +216,7 @@ class Dataset:
         found = self._open_stored()
         named: dict[str, ImageSource] = {}
         for name, source in found.items():
-            split = split_of(name)  # others than train, val and test keep their names
+            split = split_of(name)  # names other than those of train, val and test stay
             if split in named:
                 alike = [one for one in found if split_of(one) == split]
                 raise DataError(
@@ -242,13 +253,13 @@ class Dataset:
 
 
 def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
-    """The training images without labels, of data in any form: see `Dataset.training`."""
+    """The images for training without labels, of data in any form: see `Dataset.training`."""
     return Dataset(path, reading).training()
 
 
 def split_of(place: str) -> str:
-    """The split that a folder stands for, by the last of its names that says it, or a word of which
-    does: `pets_train`."""
+    """The split that the path of a folder stands for: that of the last name in it that means a
+    split, or else of the last such word in its names (`pets_train`); without any, the last name."""
     names = place.split("/")
     words = [word for name in names for word in re.split(r"[ _.-]", name)]
     roles = [role for role in map(split_called, [*words, *names]) if role]
@@ -261,8 +272,13 @@ def form_of(path: str) -> Form:
 
 
 def reading_for(path: str, reading: Reading, other: str) -> Reading:
-    """The options for one of two places that share them: those that only the other takes are left
-    to it."""
+    """The options for one of two places that share them, without those that only the other takes.
+
+    Args:
+        path: The place that is read.
+        reading: The options as given for both.
+        other: The path of the other place; empty if there is none.
+    """
     if not other or other == path:
         return reading
     here, there = form_of(path), form_of(other)
@@ -275,7 +291,7 @@ def reading_for(path: str, reading: Reading, other: str) -> Reading:
 
 
 def _recognised(path: str) -> tuple[Form, Callable[[], Splits] | None]:
-    """What lies at a path; and what opens it, if that are no images in files of their own."""
+    """What lies at a path, and the function that opens it if its images are `stored`."""
     if is_hugging_face(path):
         return "stored", lambda: open_hugging_face(path)
     if (shards := shard_parts(path)) is not None:
@@ -287,7 +303,7 @@ def _recognised(path: str) -> tuple[Form, Callable[[], Splits] | None]:
 
 
 def _folders_in(path: str) -> list[Path]:
-    """The folders directly in one; none in an address."""
+    """The folders directly in a folder; empty if this is none, such as an address."""
     return [one for one in Path(path).iterdir() if one.is_dir()] if Path(path).is_dir() else []
 
 
@@ -307,8 +323,8 @@ def _single_image(path: str) -> ImageSource:
 
 
 def _check_learnable(path: str, train: ImageSource) -> None:
-    """DataError if the labels of a label file, or in names, are nothing to learn classes from: some
-    classes have no image, or none has two."""
+    """Raise DataError if no classes can be learned from the labels of a label file, or in names:
+    some class has no training image, or none has two."""
     if train.targets is None or train.targets.ndim > 1:
         return
     counts = class_counts(train).tolist()

@@ -5,12 +5,12 @@ Rules, none of which is left to a library's default:
 - The format is recognised by the content, and only those of `FORMATS` are read.
 - Transparent pixels lie over white. Animations and multi-page files give their first image.
 - Values of more than 8 bits are scaled from `value_range` to 0 to 255, and refused outside of it.
-  Without it, from the range that the file states (12 bits for each value, MaxSampleValue, sBIT), or
-  of 16 bits from 0 to 65535, of 32 bits and floats by the smallest usual range that holds them
-  (65535; 1, 255 or 65535); negative or larger values are refused.
+  Without it, the range is the one that the file states (12 bits per value, MaxSampleValue, sBIT);
+  else 0 to 65535 for 16 bits, and for 32 bits and floats the smallest usual one that holds all
+  values, up to 255 or 65535, for floats also 1. Negative and larger values are refused.
 - WhiteIsZero TIFF files are inverted at every depth.
 - CMYK follows the formula (1 - ink)(1 - black); LAB is CIELAB under D50, as in ICC profiles.
-- An image of which pixels are missing is refused, also where decoders would fill them in.
+- An image with missing pixels is refused, even where decoders would fill them in.
 - The EXIF orientation is applied; an EXIF block that cannot be parsed counts as absent.
 
 Sound JPEG files go through simplejpeg, which gives the same pixels as Pillow in half the time.
@@ -59,7 +59,7 @@ _PILLOW = logging.getLogger("PIL")
 
 class _PillowIsQuiet:
     """`warnings.catch_warnings` restores the filters it found, so that overlapping uses in several
-    threads could leave wrong ones behind: the first thread in and the last one out use it."""
+    threads could leave wrong ones behind: only the first thread enters it, and the last leaves."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,14 +83,14 @@ class _PillowIsQuiet:
 
 
 pillow_is_quiet = _PillowIsQuiet()
-"""Silences what Pillow warns of and logs while any thread decodes: our own errors say it."""
+"""Silences Pillow's warnings and its log while any thread decodes: our errors report the faults."""
 
 
 def _jpeg(image: Image.Image, data: bytes, channels: int) -> np.ndarray | None:
-    """A sound JPEG image in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
+    """The pixels of a sound JPEG file in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
 
-    Other kinds of JPEG are Pillow's to read, and so is one with a fault that costs no pixel. If
-    pixels are missing, it is refused here: Pillow would fill them with grey and say nothing.
+    Pillow reads other kinds of JPEG, and files with a fault that costs no pixel. Raises
+    UnreadableError if pixels are missing: Pillow would fill them with grey and report nothing.
     """
     if image.format not in ("JPEG", "MPO"):
         return None
@@ -110,7 +110,7 @@ class Decoded(NamedTuple):
 
     pixels: np.ndarray
     multi_frame: bool
-    """Whether the file is animated or has several pages: these are those of the first."""
+    """Whether the file is animated or has several pages; the pixels are those of the first."""
 
 
 def _decoded(
@@ -126,7 +126,7 @@ def _decoded(
         multi_frame = more or _is_multi_frame(image)
         pixels = _jpeg(image, data, channels)
         if pixels is None and value_range and not is_deep(image) and stored_bits(image, data) > 8:
-            # Several channels of more than eight bits, of which Pillow reads the upper eight only.
+            # Several channels of more than eight bits, of which Pillow reads only the upper eight.
             if image.format != "TIFF":
                 raise UnreadableError(
                     f"it has {stored_bits(image, data)} bits in each of several channels, which "
@@ -161,10 +161,17 @@ def decode_first(
 ) -> Decoded:
     """The first image of a file, and whether there are more in it.
 
-    One channel is grey (ITU-R 601), three are RGB; other counts take the bands of the file as they
-    are. `value_range` is what becomes 0 and 255 where values have more than eight bits. The pixel
-    limit is checked against the header, before any pixel is decoded; one above Pillow's own
-    (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
+    Args:
+        data: The encoded file.
+        channels: 1 gives grey (ITU-R 601), 3 gives RGB; other counts take the bands of the file as
+            they are.
+        pixel_limit: Most pixels, checked against the header before any is decoded. A limit above
+            Pillow's own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect.
+        value_range: What becomes 0 and 255 where values have more than eight bits; None for the
+            range that the file states or, without one, that of their type.
+
+    Raises:
+        UnreadableError: For every fault.
     """
     with faults_named(data, _why_unknown):
         if has_bands(data, channels):
@@ -180,7 +187,17 @@ def decode(
     pixel_limit: int = PIXEL_LIMIT,
     value_range: ValueRange | None = None,
 ) -> np.ndarray:
-    """Pixels of an encoded image, uint8 [H,W,channels]: `decode_first` without the rest."""
+    """The pixels of an encoded image, uint8 [H,W,channels], as `decode_first` reads them.
+
+    Args:
+        data: The encoded file, of which the first image counts.
+        channels: 1 for grey, 3 for RGB, or the number of bands in the file.
+        pixel_limit: Most pixels that are decoded.
+        value_range: What becomes 0 and 255 where values have more than eight bits.
+
+    Raises:
+        UnreadableError: For every fault.
+    """
     return decode_first(
         data, channels=channels, pixel_limit=pixel_limit, value_range=value_range
     ).pixels
@@ -202,7 +219,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """What the image is. Errors: UnreadableError."""
+    """The header of an encoded image. Raises UnreadableError for every fault."""
     with faults_named(data, _why_unknown):
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -221,8 +238,8 @@ def read_header(data: bytes) -> Header:
 
 @contextlib.contextmanager
 def faults_named(data: bytes, why_unknown: Callable[[bytes], str]) -> Iterator[None]:
-    """While inside, every fault is an UnreadableError, and Pillow is quiet; `why_unknown` says why
-    no decoder knows the content."""
+    """While inside, every fault becomes an UnreadableError, and Pillow is quiet; `why_unknown` says
+    what is wrong with content that no decoder knows."""
     if not data:
         raise UnreadableError("the file is empty")
     try:
@@ -239,7 +256,7 @@ def faults_named(data: bytes, why_unknown: Callable[[bytes], str]) -> Iterator[N
 
 
 def _why_unknown(data: bytes) -> str:
-    """Of content that no decoder knows: too many bands, numbers that are not read, or no image."""
+    """Why no decoder knows some content: too many bands, unknown number types, or no image."""
     try:
         bands = count_bands(data)
     except UnreadableError as error:
@@ -248,7 +265,7 @@ def _why_unknown(data: bytes) -> str:
         bands = None
     if bands is not None:
         number = bands.samples if bands.samples > 1 else bands.pages
-        if number <= 4:  # bands that Pillow reads, in a way that it does not
+        if number <= 4:  # as many bands as Pillow reads, but stored in a way that it does not
             return (
                 f"it is a TIFF file of {bands.values} (bands: {number}) that is not decoded: save "
                 "it as RGB or grey with 8 or 16 bits"

@@ -1,7 +1,7 @@
 """Which files are images: by extension where it is known, else by their first bytes.
 
 An extension is a hint, not a filter. Known extensions are accepted by name, so that a large folder
-is listed without opening a file; what has an unknown one, or none, is recognised by its content.
+is listed without opening a file; a file with an unknown one, or none, is recognised by its content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FORMATS = (
     *(("JPEG2000",) if features.check("jpg_2000") else ()),
     *(("AVIF",) if features.check("avif") else ()),
 )
-"""What is decoded, by Pillow's names; the last two where Pillow was built with them."""
+"""The formats that are decoded, by Pillow's names; the last two if Pillow was built with them."""
 
 EXTENSIONS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
@@ -67,7 +67,7 @@ UNDECODED: dict[str, str] = {
     ".lfs": "a pointer of Git LFS: bring the images with `git lfs pull`",
     ".html": "a web page, as downloads that fail leave behind",
 }
-"""What holds images but is not read, and what to do with it."""
+"""Extensions of files that hold images but are not read, and what to do with them."""
 
 OTHER_EXTENSIONS = frozenset(
     (
@@ -79,7 +79,7 @@ OTHER_EXTENSIONS = frozenset(
         *(".cls", ".label", ".geojson", ".wav", ".mp3", ".aux", ".tfw", ".jgw", ".pgw"),
     )
 )
-"""What is known to be no image and is not opened to find out."""
+"""Extensions that are known not to be images: such files are not opened to find out."""
 
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle", "@recycle")
@@ -90,7 +90,7 @@ THUMBNAIL_FOLDERS = frozenset(
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"))
 
 HEAD_BYTES = 132
-"""As many first bytes tell every format here."""
+"""This many first bytes are enough to recognise every format here."""
 
 _HEADS: tuple[tuple[int, str, bytes], ...] = (
     (0, "JPEG", rb"\xff\xd8\xff"),
@@ -108,14 +108,14 @@ _HEADS: tuple[tuple[int, str, bytes], ...] = (
     (0, ".html", rb"(?i)\s*<(!doctype )?html"),
     (0, ".jxl", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
 )
-"""Where the first bytes of a format stand, and what they are: a format of Pillow, or an extension
-of `UNDECODED`."""
+"""For each format the offset of its first bytes, its name (Pillow's, or an extension of
+`UNDECODED`), and the pattern of these bytes."""
 _KNOWN = [(at, kind, re.compile(head, re.DOTALL)) for at, kind, head in _HEADS]
 _LIBRARIES = {"JPEG2000": ("JPEG 2000", "OpenJPEG"), "AVIF": ("AVIF", "libavif")}
 
 
 def folder_to_skip(name: str) -> str:
-    """Why a folder of this name holds no images of the user's; empty if it may."""
+    """Why a folder of this name is skipped; empty if it may hold images of the user's."""
     lower = name.lower()
     if lower in THUMBNAIL_FOLDERS:
         return "thumbnails"
@@ -125,22 +125,22 @@ def folder_to_skip(name: str) -> str:
 
 
 def file_to_skip(name: str) -> str:
-    """Why a file of this name is none of the user's; empty if it may be."""
+    """Why a file of this name is skipped; empty if it may be one of the user's."""
     if name.startswith("."):
         return "hidden"
     return "system file" if name.lower() in SYSTEM_FILES else ""
 
 
 def path_to_skip(path: str) -> str:
-    """Why a member of an archive is no image of the user's, by any part of its path."""
+    """Why a member of an archive is skipped, by any part of its path; empty if it is not."""
     *folders, name = (part for part in PurePosixPath(path).parts if part not in ("/", ".", ".."))
     reasons = (folder_to_skip(folder) for folder in folders)
     return next(filter(None, reasons), "") or file_to_skip(name)
 
 
 def known_by_name(extension: str) -> str | None:
-    """By a lower-case extension: empty for an image, the reason why it is none, or None where only
-    the content can tell."""
+    """Whether files with a lower-case extension are images: empty if they are, the reason if they
+    are not, None if only the content can tell."""
     if extension in IMAGE_EXTENSIONS:
         return ""
     if extension in UNDECODED:
@@ -149,7 +149,8 @@ def known_by_name(extension: str) -> str | None:
 
 
 def known_by_head(head: bytes) -> str:
-    """By the first bytes: empty for an image that can be decoded, else the reason why not."""
+    """Whether the first bytes are those of an image that can be decoded: empty if they are, else
+    the reason why not."""
     kind = next((kind for at, kind, known in _KNOWN if known.match(head, at)), "")
     if kind in FORMATS:
         return ""

@@ -1,4 +1,4 @@
-"""What folders and files are called that are splits, folds, images and masks, and no classes."""
+"""Recognises by name the folders and files that are splits, folds, images or masks, not classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 Role = Literal["train", "val", "test"]
 
 _WHAT = r"([ _-]?(set|data|dataset|images|imgs|split|[0-9]{1,4}))?"
-"""What the name of a split may have behind it: training_set, train2017, test1."""
+"""What may follow the word for a split: training_set, train2017, test1."""
 ROLES: dict[Role, re.Pattern[str]] = {
     "train": re.compile(rf"(train|training|trn|train[ _-]?val){_WHAT}"),
     "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
@@ -24,7 +24,7 @@ _ROLE_WITHIN = {
     )
     for role, known in ROLES.items()
 }
-"""The same as a word of a longer name."""
+"""The same words within a longer name."""
 FOLD = re.compile(r"(fold|split|cv)[ _-]?\d+")
 IMAGES = (
     r"(images?|imgs?|img_dir|images?_dir|jpegimages|leftimg8bit|pictures|photos|rgb|originals?)"
@@ -38,7 +38,7 @@ _MASK_FILE = re.compile(
     r"[_.-](masks?|labels?|labelids|gt|seg|segmentation|annotation|manual1)[ _-]?\d*(?=\.[^./]+$)",
     re.IGNORECASE,
 )
-"""What the name of a mask that lies among the images ends in."""
+"""The end of a mask's name, where masks lie among the images."""
 _MASK_WORDS = re.compile(rf"(.*[^a-z])?{_MASKS}([^a-z].*)?|segmentation.*")
 _LETTER = re.compile("[A-Za-z]")
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -47,45 +47,46 @@ _THINGS = (
     r"vol|volume|dis[ck]|archive|zip|tar|data|datasets?|folder|dir|download|subset"
 )
 _PART = re.compile(rf"((.*[^a-z])?({_THINGS}))[^a-z0-9]*(\d*|(?<=[^a-z])[a-z])[^a-z0-9]*")
-"""images_001, HAM10000_images_part_2, part_B, New folder (3), Photos from 2019."""
+"""Parts of a set: images_001, HAM10000_images_part_2, part_B, New folder (3), Photos from 2019."""
 _DATE = re.compile(r"(19|20)\d\d[-_. ]?(0[1-9]|1[0-2])([-_. ]?[0-3]\d)?([-_ t].*)?")
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z])[A-Z0-9_]{5}")
-"""What cameras and phones call folders: 100CANON, 101APPLE; not the numbers of articles."""
+"""Folders that cameras and phones make: 100CANON, 101APPLE; but not the numbers of articles."""
 _BAND = re.compile(
     r"b\d\d?a?|vv|vh|hh|hv|red|green|blue|nir\d*|swir\d*|rededge\d*|coastal|pan|tir\d*"
 )
-"""How the files of single bands of an image end: _B8A, _VV, _nir."""
+"""The end of the name of a file that holds a single band of an image: _B8A, _VV, _nir."""
 FEWEST = 3
-"""Files of the same names in so many of each folder are no chance."""
+"""With fewer files or folders than this, a pattern in their names may be chance."""
 MOST_BANDS = 32
+"""Most files in a folder that may be the bands of one image."""
 
 
 @lru_cache(maxsize=1024)
 def split_called(name: str) -> Role | None:
-    """`train`, `val` or `test` for what a split may be called, in any case; else None."""
+    """The split that a name in any case stands for, `train`, `val` or `test`; else None."""
     word = name.strip().lower()
     return next((role for role, known in ROLES.items() if known.fullmatch(word)), None)
 
 
 def split_name(name: str) -> str:
-    """The same; other names stay."""
+    """The split that a name stands for; other names as they are."""
     return split_called(name) or name
 
 
 def split_above(path: str) -> Role | None:
-    """The split of the first folder of a path that is called as one."""
+    """The split of the first folder in a path whose name stands for one; None if none does."""
     return next(filter(None, map(split_called, path.split("/")[:-1])), None)
 
 
 def split_named_by(words: Iterable[str]) -> Role | None:
-    """The one split that some words name; None if there is none, or several."""
+    """The only split that any of these words names; None if they name none, or several."""
     named = {role for word in words if (role := split_called(word))}
     return named.pop() if len(named) == 1 else None
 
 
 def splits_among(names: Sequence[str]) -> dict[Role, list[str]]:
-    """Which of some names are called as splits are: `train`; or, beside others that are alike but
-    for that word, `pets_train` beside `pets_test`. Masks are no splits of their own."""
+    """The names that stand for each split: `train` or, if there is none of this kind, names that
+    differ only in such a word, `pets_train` beside `pets_test`. Folders of masks are no splits."""
     found: dict[Role, list[str]] = {}
     for name in names:
         if role := split_called(name):
@@ -99,7 +100,7 @@ def splits_among(names: Sequence[str]) -> dict[Role, list[str]]:
 
 
 def split_groups(names: Sequence[str]) -> list[dict[Role, list[str]]]:
-    """Names that are alike but for the word of a split, where one of them is for training:
+    """Groups of names that differ only in the word for a split, one of which is for training:
     `pets_train` and `pets_test`; `trainA` and `testA`, `trainB` and `testB`."""
     groups: dict[tuple[str, str], dict[Role, list[str]]] = {}
     for name in names:
@@ -112,7 +113,7 @@ def split_groups(names: Sequence[str]) -> list[dict[Role, list[str]]]:
 
 
 def masks_beside(names: Sequence[str]) -> dict[str, list[str]]:
-    """Of the names of folders those of images that have folders of masks beside them: `images` and
+    """Folders of images, each with the folders of masks beside it, by their names: `images` and
     `masks`, `train` and `train_masks`, `val_images` and `val_labels`."""
     found: dict[str, list[str]] = {}
     for mask in names:
@@ -128,9 +129,9 @@ def masks_beside(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def masks_among(paths: Sequence[str]) -> set[str]:
-    """The files among images that are masks by their names: `x_mask.png` beside `x.jpg`, or where
-    all other names end alike beside `x_sat.jpg`; or, where there is one of either for every name,
-    `x.png` beside `x.jpg`."""
+    """The files among images that are masks by their names: `x_mask.png` beside `x.jpg` or, if all
+    other names share an ending, beside `x_sat.jpg`; without such names `x.png` beside `x.jpg`, if
+    every name has one of each."""
     stems = [path.rpartition(".")[0] for path in paths]
     named = {path: _MASK_FILE.sub("", path).rpartition(".")[0]
              for path in paths if _MASK_FILE.search(path)}  # fmt: skip
@@ -146,8 +147,8 @@ def masks_among(paths: Sequence[str]) -> set[str]:
 
 
 def beside_every_jpeg(paths: Sequence[str], *, ending: bool) -> set[str]:
-    """The lossless files of the names of JPEG files, where every one has its own: `x.png`; or, with
-    more at their `ending`, `x_anything.png`, of which there may be several kinds."""
+    """The lossless files named after JPEG files, if every JPEG file has one: `x.png`; with `ending`
+    those with more behind that name: `x_anything.png`, of which there may be several kinds."""
     pairs = [(path, path.rpartition(".")[0]) for path in paths]
     jpegs = {stem for path, stem in pairs if path.lower().endswith((".jpg", ".jpeg"))}
     by_ending: dict[str, set[str]] = {}
@@ -155,13 +156,14 @@ def beside_every_jpeg(paths: Sequence[str], *, ending: bool) -> set[str]:
         more = behind(stem, jpegs) if path.lower().endswith(LOSSLESS) else None
         if more is not None and bool(more) == ending and (not ending or _LETTER.search(more)):
             by_ending.setdefault(more, set()).add(path)
-    enough = len(jpegs) > 1 or (not ending and len(paths) == 2)  # one pair among others is chance
+    enough = len(jpegs) > 1 or (not ending and len(paths) == 2)  # one pair among more may be chance
     found = (files for files in by_ending.values() if enough and len(files) == len(jpegs))
     return {path for files in found for path in files}
 
 
 def behind(stem: str, known: Container[str]) -> str | None:
-    """What a name has behind a known one that it begins with, from a sign on; None if with none."""
+    """What follows the known name that a name begins with, from a separator on: empty if it is that
+    name, None if it begins with none."""
     if stem in known:
         return ""
     start = stem.rfind("/") + 1
@@ -170,16 +172,24 @@ def behind(stem: str, known: Container[str]) -> str | None:
 
 
 def looks_like_masks(name: str) -> bool:
-    """Whether a word in the name of a folder says that it may hold masks: `masks_png`."""
+    """Whether a word in the name of a folder suggests that it holds masks: `masks_png`."""
     return _MASK_WORDS.fullmatch(name.lower()) is not None
 
 
 def are_called_after(
     files: Sequence[str], images: Sequence[str], *, strictly: bool, counted: bool = False
 ) -> bool:
-    """Whether all files have the name of an image with more behind it; or the same name, or unless
-    `strictly` one that differs in what all of a side share at their ends: names that only count
-    files, as those of many folders do, if they may be `counted`."""
+    """Whether files are named after images: all have an image's name with more behind it, or the
+    name of an image itself.
+
+    Args:
+        files: Names without extension.
+        images: Names of the images, without extension.
+        strictly: Whether names must match as they are; else a beginning and an ending that all
+            files, or all images, share may differ.
+        counted: Whether equal names are also accepted if they only count files (1, 2, 3, ...), as
+            they do in many folders.
+    """
     known = {*images}
     ends = [behind(stem, known) for stem in files]
     if all(ends):
@@ -190,7 +200,7 @@ def are_called_after(
 
 
 def only_count(names: Collection[str]) -> bool:
-    """Whether names are nothing but 1, 2, 3, ..."""
+    """Whether names only count files: 1, 2, 3, ..., from any number on."""
     if not all(map(str.isdecimal, names)):
         return False
     numbers = sorted(map(int, names))
@@ -198,7 +208,7 @@ def only_count(names: Collection[str]) -> bool:
 
 
 def ending_of(stems: Sequence[str]) -> str:
-    """The last word that all names share, with the sign before it: `_sat`; empty if none."""
+    """The last word, if all names share it, with the separator before it: `_sat`; else empty."""
     shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]  # noqa: RUF071 - of names
     found = re.search(r"[_. -](?=[^/]*[A-Za-z])[^/]*$", shared)
     return found[0] if found and len(stems) > 1 else ""
@@ -227,9 +237,12 @@ def doubt(
     """What folders that may be classes may be instead, as the end of a sentence; empty if nothing
     else is plausible.
 
-    `sizes` are how many images each holds, `files` lists them, relative to their folder and without
-    extension: only if it must, as there may be millions. Folders that several splits have, too, are
-    not those of single images.
+    Args:
+        sizes: The number of images in each folder.
+        files: Lists the images of each folder, relative to it and without extension; called only if
+            necessary, as there may be millions.
+        in_splits: Whether the same folders are in several splits: then folders with a single image
+            each are plausible classes.
     """
     names = [last_name(folder) for folder in sizes]
     if len(names) < 2:
@@ -258,8 +271,8 @@ def _are_bands(stems: Sequence[str]) -> bool:
 
 
 def _are_views(found: Sequence[Sequence[str]]) -> bool:
-    """Whether folders hold files of the same names, but for a beginning and an ending that each has
-    of its own; numbers that only count the files are no names."""
+    """Whether folders hold files of the same names, apart from a beginning and an ending of each
+    folder's own; numbers that only count the files do not matter."""
     names = [{*without_ends(stems)} for stems in found]
     if len(names[0]) < FEWEST or any(each != names[0] for each in names):
         return False

@@ -36,12 +36,15 @@ LAYOUTS = (
 
 
 class Folders:
-    """The images below a folder, and what its folders mean: `splits` with the folder of each,
-    relative to the path (undivided data are the split `WHOLE`), `sizes` with their images, and
-    whether they are `folds`, any of which may be held out.
+    """The images below a folder, and what its folders mean.
 
-    Errors: DataError if there are no images, or for a layout with two plausible readings;
-    ConfigError for a fold that there is not.
+    `splits` has the folder of each split, relative to the path (undivided data are the split
+    `WHOLE`), `sizes` its number of images; `folds` is true if they are folds, any of which may be
+    held out.
+
+    Raises:
+        DataError: If there are no images, or the layout is ambiguous.
+        ConfigError: If the fold in the options does not exist.
     """
 
     def __init__(self, path: str, options: FolderConfig) -> None:
@@ -75,13 +78,14 @@ class Folders:
         return self.source([name], below=self.place(name))
 
     def place(self, name: str) -> str:
-        """The folder of a split; none of its own for undivided data."""
+        """The folder of a split; `WHOLE` for undivided data."""
         return self.splits[name] if name else WHOLE
 
     def labelled(self, training: Sequence[str]) -> dict[str, FileSource]:
-        """Training, and validation and test where they have folders, each with its classes.
+        """Training and, where they have folders, validation and test, each with its classes.
 
-        Errors: DataError if there are no classes, only one, empty ones, or two readings.
+        Raises DataError if there are no classes or only one, some are empty, or it is ambiguous
+        which folders they are.
         """
         splits, fold = self.splits, self._options.fold
         if self.folds and not fold:
@@ -111,9 +115,14 @@ class Folders:
     ) -> FileSource:
         """The images of some splits, with their account.
 
-        `level`: where the classes lie; images outside of them are skipped. None takes classes only
-        where every image has one. `below`: a folder to which names are relative instead.
-        Errors: DataError if the splits hold no images.
+        Args:
+            splits: The names of the splits.
+            level: The level of the class folders below each split; images outside of them are
+                skipped. None takes classes only if every image has one.
+            below: The folder that names are relative to; empty for the path of the data.
+
+        Raises:
+            DataError: If the splits hold no images.
         """
         levels = self._levels()
         problem = self._doubtful(levels)
@@ -121,7 +130,7 @@ class Folders:
         beside = SkippedFiles()
         paths: list[str] = []
         folders: list[str] = []
-        classes: dict[str, str] = {}  # one text for each folder, not for each image
+        classes: dict[str, str] = {}  # one string per folder, not per image
         inside: list[str] = []
         for place in (self.splits[name] for name in splits):
             start = len(place) + 1 if place else 0
@@ -173,7 +182,7 @@ class Folders:
         return what + ", in nested folders" * nested + (f", in {place}/" if place else "")
 
     def _names(self, splits: Sequence[str]) -> list[str]:
-        """The paths of the images of some splits, from the folder of each split on."""
+        """The paths of the images of some splits, relative to the folder of each."""
         return [path[len(place) + bool(place) :] for place in map(self.splits.__getitem__, splits)
                 for path in self._members(place)]  # fmt: skip
 
@@ -198,7 +207,8 @@ class Folders:
             yield f"lists of labels or splits are only read if given as --data: {quoted(named)}"
 
     def _levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
-        """The levels at which classes may lie, by the first of the splits that has any."""
+        """The levels that may be those of the classes, with their names, in the first split that
+        has any."""
         if self._options.label_pattern:
             return {}
         places = [self.splits[name] for name in splits or self.splits]
@@ -207,7 +217,7 @@ class Folders:
         return next(filter(None, map(self._tree.class_levels, places)), {})
 
     def _doubtful(self, levels: Mapping[int, list[str]]) -> DataError | None:
-        """Why it is not certain that the folders at some level are the classes; None if it is."""
+        """Why it is uncertain which folders are the classes; None if it is certain."""
         if self._options.class_level is not None or not levels:
             return None
         if len(levels) == 1:
@@ -226,7 +236,7 @@ class Folders:
 
     @cached_property
     def _no_classes(self) -> DataError | None:
-        """Why the only folders that may be classes may also be something else."""
+        """Why the only folders that may be classes may be something else; None if they may not."""
         found = ((place, self._tree.class_levels(place)) for place in self.splits.values())
         place, levels = next(one for one in found if one[1])
         ((level, names),) = levels.items()
@@ -258,7 +268,7 @@ class Folders:
         return found
 
     def _class_level(self, training: Sequence[str]) -> int:
-        """Where the classes lie, for what needs them. Errors: as for `labelled`."""
+        """The level of the class folders, which must be there. Raises DataError as `labelled`."""
         levels = self._levels(training)
         if (problem := self._doubtful(levels)) is not None:
             raise problem
@@ -266,7 +276,7 @@ class Folders:
         where, masked = str(Path(self.path, place)), MASKS in self._layout.skipped.values()
         level, names = next(iter(levels.items()), (1, self._tree.classes_at(place, 1)))
         if not names and place and self.splits.get(WHOLE) == place and not masked:
-            names = [last_name(place)]  # the only folder there is was gone into
+            names = [last_name(place)]  # the only folder, whose contents are read
         if self._options.class_level is None and level == 1:
             self._refuse_repeated(place, names)
         if len(names) > 1 or not all(re.fullmatch(IMAGES, name.lower()) for name in names):
@@ -291,7 +301,7 @@ class Folders:
         raise DataError(f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}")
 
     def _label_files(self) -> str:
-        """For a remedy: the files beside the images that may hold their labels."""
+        """The files beside the images that may hold their labels, for a remedy."""
         return f"; these may be such files: {quoted(self._lists)}" if self._lists else ""
 
     @cached_property
@@ -318,7 +328,7 @@ class Folders:
             )
 
     def _refuse_repeated(self, place: str, names: Sequence[str]) -> None:
-        """DataError for a class folder that holds folders called as the classes beside it."""
+        """Raise DataError if a class folder holds folders with the names of classes beside it."""
         for folder in self._tree.filled(place):
             inside = [last_name(each) for each in self._tree.filled(folder)]
             repeated = [name for name in inside if composed(name) in names]
@@ -330,7 +340,7 @@ class Folders:
                 )
 
     def _has_classes(self, split: str, level: int | None, classes: Sequence[str]) -> bool:
-        """Whether a split has classes; a test set without answers needs none, or one of its own."""
+        """Whether a split has classes; a test set without answers may have none, or a new one."""
         if level is None:
             return self.source([split]).targets is not None
         place = self.splits[split]
@@ -353,7 +363,7 @@ class Folders:
 def _images_below(path: str) -> Found:
     """The images below a folder, without files that are masks of others by their names.
 
-    Errors: DataError if there are none.
+    Raises DataError if there are none.
     """
     found = find_images(path)
     if not found.paths:
@@ -368,7 +378,8 @@ def _images_below(path: str) -> Found:
 
 
 def _outside(found: Found, skipped: Mapping[str, str]) -> list[str]:
-    """The images outside of some folders; those directly in them are counted, with the reason."""
+    """The images outside of the skipped folders; those directly in these are counted as skipped,
+    for the reason given for the folder."""
     if not any(found.counts[folder] for folder in skipped):
         return found.paths
     paths = []
@@ -382,16 +393,16 @@ def _outside(found: Found, skipped: Mapping[str, str]) -> list[str]:
 
 
 def open_every_image(path: str) -> FileSource:
-    """All images below a folder to be used one by one: neither splits nor classes count, and of
-    images beside masks only the images are taken.
+    """All images below a folder, to be used one by one: splits and classes are ignored, and masks
+    beside images are skipped.
 
-    Errors: DataError if there are none.
+    Raises DataError if there are none.
     """
     found = _images_below(path)
     tree = FolderTree(path, found.counts, found.paths)
     try:
         skipped = read_layout(tree).skipped
-    except DataError:  # what can be read in two ways as data to learn from has images all the same
+    except DataError:  # ambiguous for training, but the images can be used one by one
         skipped = {}
     masks = tree.within({folder: reason for folder, reason in skipped.items() if reason == MASKS})
     source = FileSource(path, _outside(found, masks))

@@ -33,7 +33,7 @@ ROWS = 4096
 
 
 class HuggingFaceSource:
-    """The rows of one split, in its order; the key is the split and the number of the row."""
+    """The rows of one split as images, in the order of the dataset."""
 
     def __init__(self, dataset: Any, split: str) -> None:
         self._column = _image_column(dataset)
@@ -52,7 +52,7 @@ class HuggingFaceSource:
         return len(self._rows)
 
     def key(self, index: int) -> str:
-        """Split and row."""
+        """The split and the number of the row: `train/000012`."""
         return f"{self._split or 'all'}/{index:06d}"
 
     def read(self, index: int) -> Record:
@@ -84,7 +84,7 @@ class HuggingFaceSource:
 
 
 def _lengths(chunk: Any) -> list[int]:
-    """The number of bytes of each image; of one in a file as large as that is now."""
+    """The size of each image in bytes; -1 if unknown. Of images in files it is the present size."""
     arrow, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
     if not arrow.types.is_struct(chunk.type):
         return [-1 if size is None else size for size in compute.binary_length(chunk).to_pylist()]
@@ -143,8 +143,9 @@ def _image_column(dataset: Any) -> str:
 
 
 def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Classes and targets: of a column of classes, or of words or whole numbers that is called
-    `label`; where it holds a list for each image, of any number per image."""
+    """Classes and targets from a column of the type ClassLabel, or from one of words or whole
+    numbers that is called `label` or the like; where it holds lists, an image may have any number
+    of labels. No classes and None without such a column, or if labels are missing."""
     features = dataset.features
     inner = {name: getattr(one, "feature", None) or one for name, one in features.items()}
     named = [name for name, one in inner.items() if _is(one, "ClassLabel")]
@@ -161,7 +162,7 @@ def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
         return (), None
     names = tuple(inner[column].names) if column in named else ()
     if names and any(number < 0 for value in lists for number in value):
-        return (), None  # test splits come without answers
+        return (), None  # as in test splits that are published without labels
     zeros_and_ones = all(one in (0, 1) for value in lists for one in value) and any(lists)
     if several and not names and zeros_and_ones:
         raise DataError(
@@ -180,7 +181,7 @@ def is_hugging_face(path: str) -> bool:
         path.startswith(PREFIX)
         or (place.suffix == ".parquet" and place.is_file())
         or any((place / name).is_file() for name in SAVED)
-        # Beside tar shards they hold addresses and captions; beside images names and features.
+        # Parquet beside tar shards holds addresses and captions, beside images names and features.
         or (
             place.is_dir()
             and not any(place.glob("*.tar"))
@@ -190,11 +191,12 @@ def is_hugging_face(path: str) -> bool:
 
 
 def _may_hold_images(file: Path) -> bool:
-    """Whether a Parquet file has a column of images, or cannot be read, as will be reported."""
+    """Whether a Parquet file has a column of images; true also for one that cannot be read, which
+    is reported when it is opened."""
     try:
         arrow = importlib.import_module("pyarrow")
         kinds = importlib.import_module("pyarrow.parquet").read_schema(file).types
-    except (ImportError, OSError, ValueError):  # of pyarrow's own errors, too
+    except (ImportError, OSError, ValueError):  # pyarrow's own errors are among them
         return True
     binary = (arrow.binary(), arrow.large_binary())
     return any(kind in binary or (arrow.types.is_struct(kind) and
@@ -232,13 +234,17 @@ def open_hugging_face(path: str) -> dict[str, HuggingFaceSource]:
 
     `hf:NAME:CONFIG@REVISION` names one configuration and revision. What is not on this machine is
     downloaded by the library `datasets`, into its own cache.
-    Errors: DataError if it cannot be had; ResourceError without the library.
+
+    Raises:
+        DataError: If the dataset cannot be opened, has no rows, or holds no usable images.
+        ConfigError: If what follows `hf:` is not of this form.
+        ResourceError: If the library is not installed.
     """
     try:
         loaded = _load(path)
     except BeitError:
         raise
-    except Exception as error:  # the library has many types of its own
+    except Exception as error:  # the library raises many types of its own
         raise_if_exhausted(error)
         remedy = "check the name, the network and, for private data, `hf auth login`"
         if not path.startswith(PREFIX):

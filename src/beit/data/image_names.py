@@ -14,7 +14,7 @@ from beit.terminal import counted, first_few, quoted
 
 
 def as_text(cell: str) -> str:
-    """A cell whose bytes were not UTF-8 as Windows-1252, else Latin-1, has them: é, ü, ñ."""
+    """The text of a cell; bytes that are not UTF-8 are read as Windows-1252, else as Latin-1."""
     if cell.isascii():
         return cell
     try:
@@ -29,14 +29,14 @@ def as_text(cell: str) -> str:
 
 
 def cell_lines(rows: Sequence[tuple[int, str]]) -> str:
-    """Lines with what stands there, for a message: "line 4 ('p03.jpg') and 2 more"."""
+    """Lines with their cells, for a message: "line 4 ('p03.jpg') and 2 more"."""
     return first_few(
         [f"line {line} ({quoted([text])})" if text else f"line {line}" for line, text in rows]
     )
 
 
 def composed(text: str) -> str:
-    """é as one code point, which macOS writes as two."""
+    """The text with composed characters (NFC): é as one code point, which macOS writes as two."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -50,13 +50,13 @@ def _stem(path: str) -> str:
 
 
 class ImageNames:
-    """Looks names up in a folder, relative to it.
+    """Looks up the names of images, relative to a folder.
 
-    A name is an image if a file lies there as written; with backslashes also as with slashes.
-    Otherwise it is looked for among the images below the folder: those whose path ends with the
-    name, which may lack the extension. One that lies exactly there comes before those that lie
-    deeper; names in another case are taken where there is no other. The search reads the folder's
-    tree once, and only if it is needed; or it is `among` some images below the folder.
+    A name means the file at exactly that path, if there is one; backslashes are also tried as
+    slashes. Otherwise it means the images below the folder whose path ends with the name, with or
+    without extension. An image at exactly that path comes before deeper ones, and the case of
+    letters is ignored only if no image matches it. The folder's tree is listed once, and only if
+    it must be searched; not at all if the images to search are given as `among`.
     """
 
     def __init__(self, folder: str, among: Sequence[str] | None = None) -> None:
@@ -64,14 +64,14 @@ class ImageNames:
         self._below: dict[str, list[str]] | None = None
 
     def as_written(self, name: str) -> str | None:
-        """The path of a file that lies where its name says; None if none does."""
+        """The path of the file that lies exactly where a name says; None if there is none."""
         read = as_text(name)
         for text in dict.fromkeys((name, read, _slashed(name), _slashed(read))):
             try:
-                # Strings, not paths: of a million rows each object would take as long as the disk.
+                # Strings: to make a Path object for each of a million rows is as slow as the disk.
                 if text and os.path.isfile(os.path.join(self.folder, text)):  # noqa: PTH113, PTH118
                     return self._relative(text)
-            except ValueError:  # what no name can hold
+            except ValueError:  # characters that no file name can hold
                 return None
         return None
 
@@ -94,12 +94,12 @@ class ImageNames:
         return _named(searched, paths, str) or _named(searched, paths, str.casefold)
 
     def padded(self, number: str) -> str:
-        """The first image that is called by a number with zeros before it; empty if none is."""
+        """The first name of an image that is this number with leading zeros; empty if none is."""
         named = (one for one in self._index() if one.isdecimal() and int(one) == int(number))
         return next(named, "")
 
     def _index(self) -> dict[str, list[str]]:
-        """Images below the folder by their last name in lower case, with and without extension."""
+        """Images below the folder by file name in lower case, with and without extension."""
         if self._below is None:
             self._below = {}
             every = find_images(self.folder).paths if self._among is None else self._among
@@ -111,7 +111,7 @@ class ImageNames:
 
 
 def _named(name: str, paths: Iterable[str], spelled: Callable[[str], str]) -> list[str]:
-    """Of some images those that lie exactly where a name says, else those whose path ends so."""
+    """The images at exactly the path that a name says, else those whose path ends with it."""
     found: list[str] = []
     exact: list[str] = []
     searched = spelled(name)
@@ -133,13 +133,21 @@ def find_named_images(
     *,
     option: str = "--image-folder",
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The image of every cell of a column of the label file at `path`, and a note on how the names
-    were read. `lines` are where the cells stand, for messages, as is the `option` that says from
-    which folder names count; empty where there is none.
+    """The image that each cell of a label file's column names, and notes on how names were read.
 
-    Where no name is found, the first folders that all names share are taken off, if all images lie
-    there without them, or what Label Studio puts before them. Errors: DataError if a name means no
-    image, or more than one.
+    If no name is found, the leading folders that all names share are removed, if all images are
+    found without them, or else what Label Studio puts before names.
+
+    Args:
+        path: The label file, for messages.
+        lines: The line of each cell in that file, for messages.
+        cells: The names of the images.
+        names: Looks them up.
+        option: The option for the folder that names are relative to, for messages; empty if there
+            is none.
+
+    Raises:
+        DataError: If a name means no image, or more than one.
     """
     found = [names.find(cell) for cell in cells]
     notes: tuple[str, ...] = ()
@@ -171,14 +179,14 @@ def find_named_images(
 
 
 def _elsewhere(cells: Sequence[str], names: ImageNames) -> str:
-    """The folders of another machine that all names begin with, where all are found without them;
-    empty without any."""
+    """The leading folders, as of another machine, that all names share and without which all images
+    are found; empty if there are none."""
     folder = PurePosixPath()
     for level in zip(*(PurePosixPath(_slashed(cell)).parts[:-1] for cell in cells), strict=False):
         if len(set(level)) > 1:
             break
         folder /= level[0]
-        # Where exactly they say below it: a search would take cat/1.jpg for dog/1.jpg.
+        # Only at exactly the path that is left: a search would take cat/1.jpg for dog/1.jpg.
         if all(names.as_written(_below(cell, str(folder))) for cell in cells):
             return str(folder)
     return ""

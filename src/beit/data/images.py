@@ -1,7 +1,7 @@
-"""Decoded images of a source: on request, all at once and cached, or a few to see what they are.
+"""Decoded images of a source: one by one, all at once into a cache, or a few as a sample.
 
-As whether any can be read, and whether those of more than 8 bits use so little of their type that
-scaling loses grey levels.
+The sample shows whether any image can be read, and whether images of more than 8 bits use so little
+of their range that scaling loses grey levels.
 """
 
 from __future__ import annotations
@@ -26,31 +26,33 @@ from beit.hardware import cores
 from beit.terminal import counted, quoted
 
 CACHE_LIMIT = 512 * 2**20
-"""Bytes of decoded images that are cached without a request."""
+"""Most bytes of decoded images that are cached without being requested."""
 ESTIMATE_FROM = 16
 PROBES = 8
-"""Images that are enough to see how all are."""
+"""Size of the sample by which all images of a source are judged."""
 NARROW_BITS = 14
-"""Sensors have 10, 12 or 14 bits. What uses 15 of 16 loses every second level, as do dark images
-of full range; what uses fewer loses more than all that eight bits would keep."""
+"""Images that use at most this many of their 16 bits are reported; sensors have 10, 12 or 14. With
+15 bits, every second of 256 levels is lost, as in dark images of full range; with fewer bits, more
+levels are lost than kept."""
 
 
 class DecodedImage(NamedTuple):
-    """Pixels uint8 [H,W,C], not to be written to, and the class id or labels if there are any.
+    """Pixels uint8 [H,W,C], which must not be written to, and the class id or labels, if any.
 
-    Of a segmented image the labels lie behind the channels: [H,W,C+1].
+    A segmented image has its labels as one more channel: [H,W,C+1].
     """
 
     pixels: np.ndarray
     target: Target | None
     multi_frame: bool = False
-    """Whether the file is animated or has several pages: this is the first of them."""
+    """Whether the file is animated or has several pages; this is the first image in it."""
 
 
 class Images:
-    """Images by index. `cache`: keep them decoded; None does so if they fit in half a gigabyte.
+    """Decoded images by index. With `cache` they are kept in memory; None does so if they fit in
+    half a gigabyte.
 
-    Kept images are decoded by threads before the first use and lie in one flat tensor, so that
+    Cached images are decoded by threads before the first use and lie in one flat tensor, so that
     worker processes share its memory however they are started.
     """
 
@@ -95,7 +97,7 @@ class Images:
             return error.reason
 
     def _fit(self) -> bool:
-        """Whether a few images spread over the source promise that all of them fit."""
+        """Whether all images probably fit in the cache, judged by a few spread over the source."""
         tried = [self._decoded(index) for index in spread(len(self.source), ESTIMATE_FROM)]
         sizes = [one.pixels.nbytes for one in tried if not isinstance(one, str)]
         return bool(sizes) and sum(sizes) / len(sizes) * len(self.source) <= CACHE_LIMIT
@@ -118,10 +120,10 @@ class Images:
         for index in list(read):
             pixels, start = read.pop(index).pixels, int(self._starts[index])
             memory[start : start + pixels.size] = pixels.reshape(-1)
-            decoded[index] = ""  # frees it, so that little is held twice
+            decoded[index] = ""  # frees the image, so that few are in memory twice
 
     def read(self, index: int) -> DecodedImage:
-        """One image. Errors: UnreadableError with the reason."""
+        """One image. Raises UnreadableError, with the reason, if it cannot be read."""
         if self._flat is None:
             return self._image(self.source.read(index))
         if index in self._reasons:
@@ -135,7 +137,16 @@ class Images:
 def check_readable(
     source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
 ) -> None:
-    """DataError, with the reasons, if none of a few images spread over the source can be read."""
+    """Check that any of a few images, spread over the source, can be read.
+
+    Args:
+        source: The images.
+        channels: Channels that images are decoded to.
+        value_range: What becomes 0 and 255 where values have more than eight bits.
+
+    Raises:
+        DataError: If none can be read, with the reasons.
+    """
     reasons: list[str] = []
     indices = spread(len(source), PROBES)
     for index in indices:
@@ -155,17 +166,18 @@ def check_readable(
 
 
 class BitDepth(NamedTuple):
-    """What the values of an image of 16 bits use, where the file states no range of its own."""
+    """How much of 16 bits the values of an image use, if the file states no range of its own."""
 
     largest: int
     levels: int
-    """Different values in the file; of several channels that decoders cut to 8 bits, unknown: 0."""
+    """Different values in the file; 0 if unknown, as of several channels, which Pillow cuts to 8
+    bits."""
     kept: int
-    """Different values that are left of them in eight bits."""
+    """Different values that are left after scaling to eight bits."""
 
     @property
     def bits(self) -> int:
-        """Bits that the largest value takes."""
+        """Bits that the largest value needs."""
         return self.largest.bit_length()
 
     def __str__(self) -> str:
@@ -174,7 +186,8 @@ class BitDepth(NamedTuple):
 
 
 def bit_depth_of(data: bytes) -> BitDepth | None:
-    """Of an encoded image; None if it has another depth, states its range, or cannot be read."""
+    """The bits that an encoded image uses; None if it has another depth than 16 bits, states its
+    own range, or cannot be read."""
     try:
         with pillow_is_quiet:
             return _bit_depth_of(data)
@@ -195,7 +208,7 @@ def _bit_depth_of(data: bytes) -> BitDepth | None:
             if stored_bits(image, data) != 16 or image.width * image.height > PIXEL_LIMIT:
                 return None
             image.load()
-            if not is_deep(image):  # Pillow gives the upper eight bits
+            if not is_deep(image):  # of which Pillow decodes only the upper eight bits
                 upper = np.asarray(image.convert("RGB"))
                 return BitDepth(int(upper.max()) << 8 | 0xFF, 0, len(np.unique(upper)))
             if own_range(image, data):
@@ -208,14 +221,15 @@ def _bit_depth_of(data: bytes) -> BitDepth | None:
 
 
 def narrow(depths: Iterable[BitDepth | None]) -> int | None:
-    """The bits that all these images take together, if they are few; None if not, or for none of
-    them: a single dark image among others is no sign of a narrow range."""
+    """The bits that the image with the largest values needs, if at most `NARROW_BITS`; else, or
+    without any image, None. One dark image among others is no sign of a narrow range."""
     found = [depth.bits for depth in depths if depth is not None]
     return max(found) if found and max(found) <= NARROW_BITS else None
 
 
 def narrow_note(source: ImageSource) -> str:
-    """The note on a source of which a few images, spread over it, use few of their 16 bits."""
+    """A note for a source whose images use few of their 16 bits, judged by a few spread over it;
+    else empty."""
     depths = []
     for index in spread(len(source), PROBES):
         try:
@@ -232,6 +246,6 @@ def narrow_note(source: ImageSource) -> str:
 
 
 def range_note(value_range: ValueRange) -> str:
-    """The note on the range that images are read with."""
+    """A note on the value range with which images are read."""
     first, last = value_range
     return f"values of more than 8 bits are scaled from {first:g} to {last:g} (--value-range)"

@@ -1,8 +1,8 @@
-"""Which column of a label file names the images, which holds the labels, which the split; with the
-columns of other lists of its images, joined by the column they share.
+"""Which column of a label file names the images, which holds the labels, and which the split.
 
-So are CUB-200 and NABirds published: `images.txt` with a number for each image, and for these
-numbers `image_class_labels.txt` and `train_test_split.txt`.
+Columns of other lists of the same images can be joined by a column that they share. CUB-200 and
+NABirds are published in this way: `images.txt` has a number for each image, and
+`image_class_labels.txt` and `train_test_split.txt` refer to these numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LABEL = (
     "labelid", "classid", "categoryid", "targetid",
 )  # fmt: skip
 PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind", "choice", "choices")
-"""Headings of labels, where no column is called as one: `y` may also be a coordinate."""
+"""Headings of labels if no heading is one of `LABEL`: `y` may also be a coordinate."""
 SPLIT = (
     "split", "splits", "set", "subset", "fold", "folds", "partition", "phase", "datasplit",
     "traintest", "usage", "istrain", "istraining", "istrainingimage", "isval", "isvalid",
@@ -47,9 +47,9 @@ SPLIT = (
 
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 _ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
-"""A coordinate, beside which `y` is one, too."""
+"""Headings of an x coordinate, beside which `y` is a coordinate, too."""
 _SPLIT_LIST = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
-"""What a list is called that says in which split each image is: list_eval_partition.txt."""
+"""The end of the name of a list that says which split each image is in: list_eval_partition.txt."""
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
 
 
@@ -70,12 +70,13 @@ class Column:
 
 
 class LabelTable:
-    """The columns of a label file, and of the lists that its config joins; and which of them holds
-    the images' names and which the split.
+    """The columns of a label file and of the lists that its config joins to it, and which of them
+    holds the names of the images and which the split.
 
-    Errors: as `read_table`; DataError if rows have more cells than there are columns, a column is
-    ambiguous, or a list shares no column with the file, or not for all of its rows; ConfigError for
-    a list or a named column that is not there.
+    Raises:
+        DataError: As `read_table`, or if rows have more cells than there are columns, a column is
+            ambiguous, or a joined list shares no column with the file, or not for all of its rows.
+        ConfigError: If a list to join or a named column does not exist.
     """
 
     def __init__(self, path: str, names: ImageNames, config: LabelFileConfig) -> None:
@@ -108,7 +109,7 @@ class LabelTable:
             rows = [row._replace(cells=row.cells + more[row.cells[key]]) for row in rows]
             notes.append(f"joined from {name}: {quoted(added, 8)}")
         self.notes = (*notes, *table.notes)
-        """What was skipped and joined."""
+        """What was joined, and what of the file was skipped."""
         self.headed = any(headings)
         self.lines = [row.line for row in rows]
         self.columns = [
@@ -128,12 +129,12 @@ class LabelTable:
 
     @property
     def by_number(self) -> str:
-        """How a column is named where there are no headings, for a remedy."""
+        """How to name a column, for a remedy; empty if there are headings."""
         return "" if self.headed else ", by its number, counted from 1"
 
     def others(self) -> list[Column]:
-        """Those that name neither images nor splits, and do not number the rows as pandas does or
-        record how Label Studio was used."""
+        """The columns besides those of images and splits, of row numbers as pandas writes them, and
+        of what Label Studio records about annotations."""
         headings = [plain(column.heading) for column in self.columns]
         recorded = RECORDED if ANNOTATION in headings else ()
         return [
@@ -145,7 +146,7 @@ class LabelTable:
         ]
 
     def known(self, words: Sequence[str]) -> list[Column]:
-        """Columns with one of the known headings, in the order of these."""
+        """Columns whose heading is one of these words, in the order of the words."""
         found = [column for column in self.columns if plain(column.heading) in words]
         if any(_ACROSS.fullmatch(column.heading.lower()) for column in self.columns):
             found = [column for column in found if plain(column.heading) != "y"]
@@ -178,7 +179,13 @@ class LabelTable:
         )
 
     def ambiguous(self, what: str, found: Sequence[Column], remedy: str) -> DataError:
-        """The error for several columns that may be the same thing."""
+        """The error for several columns that may be the same thing.
+
+        Args:
+            what: What each of them does, as "names images" or "may be the split".
+            found: The columns.
+            remedy: What the user can do.
+        """
         titles = ", ".join(column.title for column in found)
         return DataError(f"more than one column of {self.path} {what}: {titles}", remedy=remedy)
 
@@ -199,10 +206,10 @@ class LabelTable:
             if found:
                 return self._the_one(found, names)
         labels = self.known(LABEL) if self.known((*IMAGE, *IDENTITY)) else []
-        for test in (names.as_written, names.find):  # the second may search, if it must
+        for test in (names.as_written, names.find):  # the second may list the folder's tree
             found = [column for column in self.columns
                      if column not in labels and _fraction(column, test) > 0.5]  # fmt: skip
-            if found:  # beside a.jpg the label 7 may also be the name of 7.jpg
+            if found:  # beside a.jpg, the label 7 may also mean the image 7.jpg
                 files = [column for column in found if _fraction(column, _is_file_name) == 1]
                 return self._the_one(files or found, names)
         called = self.known((*IMAGE, *IDENTITY))
@@ -217,7 +224,7 @@ class LabelTable:
         )
 
     def _the_one(self, found: Sequence[Column], names: ImageNames) -> Column:
-        """The first of several columns that name the same images. Errors: DataError if others."""
+        """The first of several columns, all of which must name the same images (else DataError)."""
         for cells in zip(*(column.cells[:PROBED] for column in found), strict=True):
             if len({tuple(names.find(cell)) for cell in cells}) > 1:
                 remedy = "say with --image-column which of them is meant"
@@ -248,8 +255,8 @@ class LabelTable:
 
 
 def _divides(column: Column, labelled: bool) -> bool:
-    """Whether a column with another heading says the splits: train and test in its cells, or true
-    and false below `train` where another column has the labels."""
+    """Whether a column with an unknown heading holds the splits: its cells are train and test, or,
+    if another column has the labels, true and false below a heading such as `train`."""
     cells = {*column.cells}
     if labelled and split_called(column.heading):
         return len(cells) == 2 and {cell.lower() for cell in cells} <= {*YES, *NO}
@@ -260,7 +267,8 @@ def _divides(column: Column, labelled: bool) -> bool:
 def _has_headings(
     rows: list[Row], find: NamesImage, as_written: NamesImage, config: LabelFileConfig
 ) -> bool:
-    """Whether the first row is headings: it names no image, and is called as one, or others do."""
+    """Whether the first row has headings: it names no image, and it has known headings or the rows
+    below it name images."""
     first = rows[0].cells
     if any(map(as_written, first)):
         return False
@@ -288,7 +296,7 @@ def _width(first: list[str], rows: list[Row]) -> int:
 
 
 def _fitted(row: Row, width: int) -> Row:
-    """With as many cells as there are columns: empty ones at the end are added or dropped."""
+    """The row with as many cells as there are columns: empty ones at the end come or go."""
     cells = row.cells
     while len(cells) > width and not cells[-1]:
         cells = cells[:-1]
@@ -300,7 +308,7 @@ def _is_file_name(cell: str) -> bool:
 
 
 def _fraction(column: Column, names_image: Callable[[str], object]) -> float:
-    """How many of the first cells name an image."""
+    """The fraction of the first cells that name an image."""
     cells = column.cells[:PROBED]
     return sum(map(bool, map(names_image, cells))) / len(cells)
 
@@ -311,7 +319,8 @@ def _fraction(column: Column, names_image: Callable[[str], object]) -> float:
 def _columns(
     path: str, rows: Sequence[Row], name: str
 ) -> tuple[list[str], dict[str, list[str]], int]:
-    """The headings that a list adds, its cells by key, and which column of the file is the key."""
+    """The headings that a joined list adds, its cells by key, and the index of the key's column in
+    the file."""
     place = Path(path).parent / name
     if not place.is_file():
         raise ConfigError(
@@ -338,8 +347,8 @@ def _columns(
 
 
 def _is_headed(rows: list[Row], known: Collection[str]) -> bool:
-    """Whether the first row is headings: none of its cells comes again below it, as those do of an
-    image that the label file does not name."""
+    """Whether the first row has headings. None of its cells occurs again below it, as would the
+    cells of an image that the label file does not name."""
     again = any(cell in row.cells[at : at + 1] for row in rows[1:]
                 for at, cell in enumerate(rows[0].cells))  # fmt: skip
     return not again and _has_headings(
@@ -356,15 +365,21 @@ def _without(cells: Sequence[str], column: int) -> list[str]:
 
 
 def list_to_join(path: str, cell: str, names: ImageNames) -> str:
-    """The list beside a file that names the image which a row of the file only numbers; empty if
-    there is none."""
+    """The list beside a label file that names the images which the file only numbers; empty if
+    there is none.
+
+    Args:
+        path: The label file.
+        cell: The cell of its first row, which begins with the number of an image.
+        names: Looks up the names in the list.
+    """
     number = cell.split()[0] if cell.split() else ""
     return next((name for name, words in _first_lines(path)
                  if words[0] == number and any(map(names.find, words[1:]))), "")  # fmt: skip
 
 
 def _first_lines(path: str) -> Iterator[tuple[str, list[str]]]:
-    """The lists beside a file, with the words of their first lines."""
+    """The names of the lists beside a file, with the words of their first lines."""
     for place in sorted(Path(path).parent.glob(f"*{Path(path).suffix}")):
         if place.name != Path(path).name and place.is_file():
             with place.open(encoding="utf-8", errors="surrogateescape") as file:

@@ -29,8 +29,8 @@ _LABELS = re.compile(
     r".*(?<!\.txt)(?<!\.lst)(?<!\.json)|(.*[ _-])?(train|training|trainval|val|valid|validation|"
     r"test|testing|list|labels?|split|annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
 )
-"""Tables of any name, text files by theirs (train1.txt, list_attr.txt, val_annotations.txt), and no
-JSON, which says anything."""
+"""Names of files that may hold labels: tables of any name, text files such as train1.txt,
+list_attr.txt and val_annotations.txt, and no JSON, which may hold anything."""
 
 
 class LabelFile(NamedTuple):
@@ -39,7 +39,7 @@ class LabelFile(NamedTuple):
     splits: dict[str, FileSource]
     """The images of train, val and test in the order of the file; undivided ones are `WHOLE`."""
     problem: DataError | None
-    """Why the images have no labels; None where they have."""
+    """Why the images have no labels; None if they have."""
 
 
 def is_label_file(path: str) -> bool:
@@ -67,16 +67,16 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         path: A table of one row per image (see `beit.data.tables.read_table`). Names are looked up
             as `beit.data.image_names.ImageNames` says.
         config: Options that settle what the headings leave open.
-        multi_label: Images may have several labels: one that is listed several times has all.
+        multi_label: Whether an image that is listed several times has all these labels.
 
     Returns:
-        The images. Without usable labels `problem` is the reason, so that training without labels
-        can read the images.
+        The images. If the labels cannot be used, `problem` says why, so that training without
+        labels can still read the images.
 
     Raises:
-        DataError: If the file names no images, some that do not exist or that may be several, one
-            image in two splits, or splits that are not known.
-        ConfigError: If an option names what the file does not have.
+        DataError: If the file names no images, images that do not exist or are ambiguous, one image
+            in two splits, or unknown splits.
+        ConfigError: If an option names something that the file does not have.
     """
     names = ImageNames(_folder(path, config))
     table = LabelTable(path, names, config)
@@ -111,7 +111,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     for row in kept:
         members.setdefault(splits[row], []).append(row)
     notes += tuple(f"the split {split} has no labels" for split in unlabelled)
-    # Of an image with several labels nothing of the further rows is lost.
+    # With several labels per image, the further rows of an image add theirs: none is skipped.
     skipped = SkippedFiles(() if multi_label else repeated.found())
     for row in unanswered:
         skipped.add("no label", images[row])
@@ -131,7 +131,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
 
 
 def _other_splits(path: str) -> list[str]:
-    """The lists of validation and test beside one of training: val.csv beside train.csv."""
+    """The validation and test lists beside a training list: val.csv beside train.csv."""
     if "train" not in Path(path).stem.lower():
         return []  # without a look at its folder, which may hold a million images
     beside = [Path(one) for one in label_files_in(str(Path(path).parent))]
@@ -152,7 +152,7 @@ def _folder(path: str, config: LabelFileConfig) -> str:
 
 
 def _images(table: LabelTable, names: ImageNames) -> tuple[list[str], tuple[str, ...]]:
-    """The image of every row, and a note on how names were read. Errors: as `find_named_images`."""
+    """The image of every row, and notes on how names were read; raises as `find_named_images`."""
     try:
         return find_named_images(table.path, table.lines, table.image.cells, names)
     except DataError as missing:
@@ -168,9 +168,13 @@ def _images(table: LabelTable, names: ImageNames) -> tuple[list[str], tuple[str,
 def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
     """The split of every row, and where it was found, as the end of a sentence.
 
-    It is the cell's or, without a column for it, that of the image's folder, if all images are in
-    folders of splits. Errors: DataError if a cell is empty, a number that may be a fold, or
-    another word; ConfigError if folds are named that there are not.
+    It is stated by the cell in the column of splits or, without one, by the image's folder, if all
+    images are in folders of splits.
+
+    Raises:
+        DataError: If a cell is empty, a number that may be a fold, or another word, or if only some
+            of the images are in folders of splits.
+        ConfigError: If an option names a fold that does not exist.
     """
     config, column = table.config, table.split
     folds = {
@@ -186,7 +190,7 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
             )
         splits: list[str] = [split_above(image) or "" for image in images]
         found = {*splits}
-        # Trains are a class in many data sets.
+        # A folder train/ alone may be a class: many data sets have one of trains.
         if config.split_column == NO_COLUMN or len(found) < 2 or found == {"", "train"}:
             return [WHOLE] * len(images), ""
         if "" in found:
@@ -206,7 +210,7 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
                 remedy="name one of these values",
             )
     meaning: dict[str, str] = {cell: split_called(cell) or "" for cell in set(column.cells)}
-    # A column such as is_test; which images is_train leaves to validation or test, it does not say.
+    # A column such as is_test. One such as is_train does not say where the other images belong.
     named_by = split_called(plain(column.heading).removeprefix("is"))
     for cell in meaning:
         if named_by and cell.lower() in YES:
@@ -214,7 +218,7 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
         elif named_by in ("val", "test") and cell.lower() in NO:
             meaning[cell] = "train"
     if folds:
-        # Not id_test, of which something else is tested than of test.
+        # Except for values such as id_test, which name a test set other than test.
         meaning |= {cell: split or "train" for cell, split in meaning.items()
                     if cell and not any(map(split_called, re.split(r"[ _.-]", cell)))}  # fmt: skip
         named = {config.test_fold: "test", config.validation_fold: "val"}
@@ -243,8 +247,8 @@ def _no_split(table: LabelTable, line: int, cell: str) -> DataError:
 
 
 def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, DataError | None]:
-    """The labels, of names alone by their folders; or why there are none. A column that was named
-    must do."""
+    """The labels, or why there are none. A list of names alone is labelled by the folders in the
+    names. If an option names the column of the labels or their separator, errors are raised."""
     testing = {row for row, split in enumerate(splits) if split == "test"}
     try:
         return read_labels(table, testing), None
@@ -256,7 +260,7 @@ def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, Da
 
 
 def _labels_by_folders(table: LabelTable) -> Labels | None:
-    """The classes of a list of names alone, if these begin with class folders: `cat/1.jpg`."""
+    """The labels of a list of names alone, if class folders are part of these: `cat/1.jpg`."""
     paths = [PurePosixPath(as_text(cell).replace("\\", "/")).parts for cell in table.image.cells]
     if len({len(parts) for parts in paths}) > 1:
         return None
@@ -275,7 +279,7 @@ def _labels_by_folders(table: LabelTable) -> Labels | None:
 
 
 def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
-    """Every row with all labels that its image has in any row, bool [n, C]."""
+    """The labels, where every row has all labels that its image has in any row, bool [n, C]."""
     targets = labels.targets
     if targets.ndim == 1:
         targets = targets[:, None] == np.arange(len(labels.classes))
@@ -295,10 +299,10 @@ def _without_repeats(
     labels: Labels | None,
     unanswered: Set[int],
 ) -> tuple[list[int], SkippedFiles, DataError | None]:
-    """The answered rows that name an image for the first time, those that name one again, and the
-    problem if labels differ.
+    """The rows that name an image for the first time, without unanswered ones; the rows that name
+    one again; and the error if their labels differ.
 
-    Raises DataError for an image in two splits: what is measured would have been learned.
+    Raises DataError for an image in two splits: it would be evaluated after training on it.
     """
     first: dict[str, int] = {}
     repeated = SkippedFiles()

@@ -1,8 +1,8 @@
-"""What Label Studio exports: its tasks as rows of labels, and the names that it gives to masks, and
-to images that were uploaded to it.
+"""Exports of Label Studio: its tasks as rows of labels, and the names that it gives to masks and to
+uploaded images.
 
-`/data/upload/PROJECT/HASH-name.jpg` in its exports, `task-1-annotation-2-by-3-tag-Road-0.png` for
-what was painted.
+An export names an image `/data/upload/PROJECT/HASH-name.jpg` and a painted mask
+`task-1-annotation-2-by-3-tag-Road-0.png`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ BY_TASK = (
 )
 _CHOICES = {"choices", "taxonomy"}
 RECORDED = ("id", "annotator", "annotationid", "createdat", "updatedat", "leadtime", "agreement")
-"""Headings of what its tables record of each annotation, ANNOTATION among them."""
+"""Headings of columns with which its tables record each annotation, `ANNOTATION` among them."""
 ANNOTATION = "annotationid"
 
 
 class TaskRows(NamedTuple):
-    """Tasks as rows of a table: one for each annotation, or for a task without any."""
+    """Tasks as rows of a table: one for each annotation, and one for a task without any."""
 
     rows: list[tuple[int, dict[str, Any]]]
     answers: tuple[str, ...]
-    """The columns that annotators filled."""
+    """The names of the columns that annotators filled."""
     notes: tuple[str, ...]
 
 
@@ -46,8 +46,9 @@ def are_tasks(objects: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def rows_of_tasks(tasks: Sequence[tuple[int, dict[str, Any]]]) -> TaskRows:
-    """The data of each task, with what every annotator chose for the whole image; of a task with a
-    ground truth only that. Tasks come with the lines where they begin."""
+    """The data of each task with what an annotator chose for the whole image, a row for each
+    annotation; if a task has a ground truth, only for that. Each task comes with the line of the
+    file where it begins."""
     rows: list[tuple[int, dict[str, Any]]] = []
     answers: dict[str, None] = {}
     skipped = Counter[str]()
@@ -70,8 +71,8 @@ def rows_of_tasks(tasks: Sequence[tuple[int, dict[str, Any]]]) -> TaskRows:
 
 
 def choices_in(cell: str) -> list[str]:
-    """The labels in a cell of an export where these are no plain text: `{"choices": ["a", "b"]}`.
-    Of another cell none."""
+    """The labels in a cell that holds them as JSON, `{"choices": ["a", "b"]}`; of any other cell
+    none."""
     if not cell.startswith(("{", "[{")):
         return []
     try:
@@ -83,8 +84,8 @@ def choices_in(cell: str) -> list[str]:
 
 
 def _chosen(value: object) -> list[str]:
-    """What was chosen for a whole image, of a taxonomy the whole path. Nothing if it is
-    something else, or about a region, of which the value says the place, too."""
+    """The labels chosen for a whole image; of a taxonomy, whole paths. Empty for other values, and
+    for those of a region, which hold its place as well."""
     if not isinstance(value, dict) or not {*value} <= _CHOICES:
         return []
     paths = [[one] if isinstance(one, str) else _listed(one)
@@ -97,8 +98,8 @@ def _listed(value: object) -> list[Any]:
 
 
 def names_before(name: str) -> tuple[str, ...]:
-    """What an image may be called that an export of Label Studio names: as it was stored there, and
-    as it was before. Of other names none."""
+    """The possible file names of an image that an export names: that under which Label Studio
+    stored it, and that before the upload. Empty for names that are not Label Studio's."""
     if uploaded := _UPLOADED.fullmatch(unquote(name)):
         return uploaded["name"], uploaded["own"]
     local = _LOCAL.fullmatch(unquote(name))
@@ -106,15 +107,23 @@ def names_before(name: str) -> tuple[str, ...]:
 
 
 def are_by_task(masks: Mapping[str, str]) -> bool:
-    """Whether masks, by names without extension, are called by tasks."""
+    """Whether all masks, given by names without extension, are named by tasks."""
     return all(map(_MASK.fullmatch, masks))
 
 
 def named_by_image(
     root: Path, masks: Mapping[str, str], images: Mapping[str, str]
 ) -> dict[str, str]:
-    """Such masks by the names of their images, with the label behind, as the JSON exports in a
-    folder say; empty if these do not know the image of each."""
+    """Masks that are named by tasks, renamed: the name of the image with the label behind it.
+
+    Args:
+        root: The folder with the JSON exports, which say which image each task has.
+        masks: The file of each mask, by its name without extension.
+        images: The images, by path without extension.
+
+    Returns:
+        The file of each mask by its new name; empty if the image of any is unknown.
+    """
     stems = dict(_tasks(root, {stem.rpartition("/")[2]: stem for stem in images}))
     found: dict[str, str] = {}
     for mask, file in masks.items():
@@ -126,7 +135,8 @@ def named_by_image(
 
 
 def _tasks(root: Path, images: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Each task of the exports with its image, by the names of images without folder."""
+    """The id of each task in the exports with its image; `images` has these by name without
+    folder."""
     for place in sorted(root.glob("*.json")):
         content = read_json(place, DataError, "export it anew, or move it away")
         for task in content if isinstance(content, list) else ():

@@ -1,9 +1,9 @@
-"""Labelled images, divided into training, validation and test: what is held out, decided by key.
+"""Divides labelled images into training, validation and test, by a hash of each image's key.
 
-Of images with one class each, every class gives its fraction. Of images with several labels, an
-image that is held out is so for all of its labels; the labels are served one after the other, the
+With one class per image, the same fraction of every class is held out. With several labels, an
+image is held out for all of its labels at once; the labels are taken one after the other, the
 rarest first (Sechidis et al. 2011, "On the stratification of multi-label data", in the order of a
-hash instead of at random). One class each is the case in which no image serves two.
+hash instead of at random). One class per image is the case in which no image counts for two.
 """
 
 from __future__ import annotations
@@ -44,25 +44,26 @@ class LabelledSplits(NamedTuple):
 def divide(
     data: Dataset, division: Division, *, multi_label: bool = False, use: str = ""
 ) -> LabelledSplits:
-    """Training, validation and test.
+    """Divide data into training, validation and test.
 
     Args:
         data: Class folders, also in splits or folds, a label file, tar shards or a Hugging Face
             dataset.
-        division: What is held out where there is no split for validation, and of how many images
-            is learned. A test split stays one, and is never trained on.
-        multi_label: The same file under several classes, as a link or as a copy, and an image that
-            a list names several times, is one image with several labels.
-        use: What takes one class for each image, for the message that refuses several.
+        division: What is held out if there is no validation split, and how many images are trained
+            on. A test split is never trained on.
+        multi_label: Whether the same file under several classes, as a link or as a copy, or an
+            image that a list names several times, is one image with several labels.
+        use: What requires one class per image, for the message that refuses several labels; empty
+            if they are accepted.
 
     Returns:
-        The splits; the account of each is that of all.
+        The splits, all with the same account, which is that of all of them.
 
     Raises:
-        DataError: If a path, images or labels are missing, if classes are empty, differ between
-            the splits, have too few images, or can be read in two ways.
-        ConfigError: For a fraction or a number per class that is out of range, and options that do
-            not fit.
+        DataError: If the path, images or labels are missing, or if classes are empty, differ
+            between the splits, have too few images, or are ambiguous.
+        ConfigError: If the fraction or the number per class is out of range, or options do not fit
+            the data.
     """
     path, found = data.path, data.labelled(multi_label=multi_label)
     split, seed, per_class, fold, groups = division
@@ -121,9 +122,9 @@ def divide(
 
 
 def _with_several_labels(path: str, found: dict[str, ImageSource]) -> dict[str, ImageSource]:
-    """The same, each image once with all of its labels.
+    """The same splits, with each image once and all of its labels.
 
-    Errors: ConfigError for stored images with one class each, which lie there once.
+    Raises ConfigError for stored images with one class each, as they are stored only once.
     """
     merged = {
         name: merge_copies(source) if isinstance(source, FileSource) else source
@@ -141,9 +142,10 @@ def _with_several_labels(path: str, found: dict[str, ImageSource]) -> dict[str, 
 def _with_classes_of(
     path: str, train: ImageSource, other: ImageSource, part: str, options: FolderConfig
 ) -> tuple[ImageSource, list[str]]:
-    """The other split with the class ids of training, and what was decided.
+    """The other split with the class ids of training, and notes on what was decided.
 
-    Errors: DataError if its classes are others, unless that is accepted.
+    Raises DataError if its classes differ and the options do not accept that, or it has none of
+    those of training.
     """
     if train.classes == other.classes:
         return other, []
@@ -175,8 +177,8 @@ def _with_classes_of(
 def _known_labels(
     source: ImageSource, ids: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which images have labels with an id, or none at all; and the labels of every image by these
-    ids, int64 [n] or bool [n, classes]."""
+    """The images that have a label with an id, or no label at all; and the labels of all images by
+    these ids, int64 [n] or bool [n, classes]. `ids` has the new id of each class, or -1."""
     targets = source.targets
     assert targets is not None
     if targets.ndim == 1:
@@ -187,19 +189,29 @@ def _known_labels(
 
 
 def _parted(source: ImageSource, held: np.ndarray) -> tuple[ImageSource, ImageSource]:
-    """Training and validation, of the images that are held out, bool [n]."""
+    """Training and validation images; `held`, bool [n], is true for the latter."""
     return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
 
 
 def hold_out(
     source: ImageSource, split: float, seed: int, groups: Groups | None = None
 ) -> tuple[ImageSource, ImageSource]:
-    """Training and validation: a fraction of each class, and at least one image on either side if
-    the class has two; with groups, whole ones.
+    """Divide images into training and validation.
 
-    With several labels per image a class may come out somewhat above its fraction, as its images
-    are also held out for others; those without any label are divided like a class.
-    Errors: ConfigError for a fraction that is none, DataError if nothing is left for validation.
+    With several labels per image, somewhat more than the fraction of a class may be held out, as
+    its images are also held out for other labels. Images without any label are divided like a
+    class.
+
+    Args:
+        source: The labelled images.
+        split: The fraction of each class that is held out; of a class with two images or more, at
+            least one is on either side.
+        seed: Decides which images are held out.
+        groups: Groups of images, which are held out as a whole.
+
+    Raises:
+        ConfigError: If `split` is not between 0 and 1.
+        DataError: If nothing is left for validation.
     """
     if not 0 < split < 1:
         raise ConfigError(
@@ -236,10 +248,19 @@ def hold_out(
 def fold_numbers(
     source: ImageSource, folds: int, seed: int, groups: Groups | None = None
 ) -> np.ndarray:
-    """The fold that holds each image out, int64 [n]: of every class about as many images in each,
-    and of all images too; of a group all in one.
+    """The fold that holds each image out, int64 [n].
 
-    Errors: DataError for a class with a single image, of which one fold would learn nothing.
+    Folds have about the same number of images in all, and of every class.
+
+    Args:
+        source: The labelled images.
+        folds: How many folds there are.
+        seed: Decides which images are in which fold.
+        groups: Groups of images; the images of a group are all in one fold.
+
+    Raises:
+        DataError: If there are fewer images than folds, or a class has a single image, of which one
+            fold would learn nothing.
     """
     if groups is not None:
         return groups.folds(folds, seed)
@@ -267,11 +288,21 @@ def fold_numbers(
 def few(
     source: ImageSource, per_class: int, seed: int, *, option: str = "--per-class"
 ) -> np.ndarray:
-    """The places of exactly `per_class` images of each class, int64; `option` sets their number.
+    """The indices of exactly `per_class` images of each class, int64, in ascending order.
 
-    With several labels per image as few as give each class that many: an image counts for each of
-    its labels, so frequent classes may have more; of those without any label as many are added.
-    Errors: ConfigError for a number below 1, DataError for classes that have fewer.
+    With several labels per image, as few images as give each class that many: an image counts for
+    each of its labels, so frequent classes may have more. Of images without any label, as many are
+    added.
+
+    Args:
+        source: The labelled images.
+        per_class: Images of each class, at least 1.
+        seed: Decides which images are selected.
+        option: The option that sets `per_class`, for messages.
+
+    Raises:
+        ConfigError: If `per_class` is below 1.
+        DataError: If a class has fewer images.
     """
     if per_class < 1:
         raise ConfigError(f"per_class is {per_class}", remedy="use 1 or more, or leave it out")
@@ -290,11 +321,11 @@ def few(
 
 
 def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.ndarray, bool]]:
-    """The images of each class, the rarest first, and at last those without any label; and whether
-    they have one.
+    """The images of each class, the rarest class first, and last those without any label; with
+    each group, whether it is of a class.
 
-    They are in a random order that depends on each key alone, so that adding or removing an image
-    leaves the others on their side of a split.
+    Within a group the order is random but depends on each key alone, so that adding or removing an
+    image leaves the others on their side of a split.
     """
     assert source.targets is not None
     order = drawn_order(map(source.key, range(len(source))), purpose, seed)

@@ -28,13 +28,13 @@ SEVERAL = (
 )  # fmt: skip
 """Headings of columns whose cells may hold several labels."""
 TAGS = ("tag", "tags", "keywords")
-"""Headings of columns whose cells surely do."""
+"""Headings of columns whose cells certainly do."""
 MARKS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " "}
-"""What stands between several labels, in the order in which it is looked for."""
+"""Separators between several labels, in the order in which they are tried."""
 _MISSING = ("nan", "n/a", "#n/a", "<na>", "null", "?")
 """Cells without a label; `none`, `NA` and `-` may be the names of classes."""
 _DENIED = {"confidence": ("0", "0.0"), "answer": ("reject", "ignore")}
-"""By heading, cells that say that the label of a row is wrong."""
+"""By heading, the cells that mean that the label of a row is wrong."""
 _NUMBERS = re.compile(r"\[[\s\d.+-]*\]")
 _BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
 """Between the words of a list as NumPy writes it: ['cat' 'dog']."""
@@ -49,7 +49,7 @@ class Labels(NamedTuple):
     classes: tuple[str, ...]
     """In natural order."""
     targets: np.ndarray
-    """As `ImageSource.targets`; -1 or no label at all in a row that was not read."""
+    """As `ImageSource.targets`; -1, or no label at all, in a row that was not read."""
     layout: str
     """Where the labels were found."""
     notes: tuple[str, ...]
@@ -58,12 +58,13 @@ class Labels(NamedTuple):
 
 
 def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
-    """The labels of the rows; those of the rows for testing may be missing, if all of them are, and
-    any of what annotators answered.
+    """The labels of the rows. Rows for testing may lack labels if all of them do; if annotators
+    gave the labels, any row may.
 
-    Errors: DataError if the column of the labels is ambiguous, cells are empty, numbers are
-    measurements, or a cell may be one label or several; ConfigError if a named column does not
-    exist.
+    Raises:
+        DataError: If the column of the labels is ambiguous, cells are empty, numbers are
+            measurements, or a cell may be one label or several.
+        ConfigError: If a named column does not exist.
     """
     columns, notes = _label_columns(table)
     every = range(len(table.lines))
@@ -89,7 +90,7 @@ def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
 
 
 def _refuse_denied(table: LabelTable, unused: Sequence[Column]) -> None:
-    """DataError for rows whose label people denied, as of Open Images and of Prodigy."""
+    """Raise DataError for rows whose label people rejected, as in Open Images and Prodigy."""
     for column in unused:
         heading = plain(column.heading)
         denied = [cell for cell in column.cells if cell.lower() in _DENIED.get(heading, ())]
@@ -107,7 +108,7 @@ def _no_labels(table: LabelTable, remedy: str) -> DataError:
 
 
 def _label_columns(table: LabelTable) -> tuple[list[Column], tuple[str, ...]]:
-    """The column of the labels, or those of zeros and ones; and what was decided."""
+    """The column of the labels, or those of zeros and ones, and notes on the choice."""
     option = table.config.label_column
     if option:
         whole = option in [column.heading for column in table.columns]
@@ -147,7 +148,7 @@ def _label_columns(table: LabelTable) -> tuple[list[Column], tuple[str, ...]]:
 def _the_same_classes(
     table: LabelTable, called: list[Column]
 ) -> tuple[list[Column], tuple[str, ...]]:
-    """Of columns that divide the images alike, such as numbers beside names, the one of names."""
+    """The column of names among several that divide the images alike, such as names and numbers."""
     groups = len(set(zip(*(column.cells for column in called), strict=True)))
     if any(len(set(column.cells)) != groups for column in called):
         remedy = "say with --label-column which of them is meant"
@@ -177,7 +178,7 @@ def _is_switch(cells: Sequence[str]) -> bool:
 
 
 def _zeros_and_ones(table: LabelTable, columns: Sequence[Column], rows: Sequence[int]) -> Labels:
-    """A column for each class. Where every image has one class it is plain classification."""
+    """Labels from a column for each class; if every image has exactly one, single classes."""
     names = {column: _label(column.heading) or str(column.number) for column in columns}
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
@@ -221,7 +222,7 @@ def _switches(table: LabelTable, column: Column, rows: Sequence[int]) -> list[fl
 
 
 def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int]) -> Labels:
-    """Classes, or tags where a cell holds several."""
+    """Labels from one column: classes, or tags if a cell holds several."""
     (column,) = columns
     cells = [_label(column.cells[row]) for row in rows]
     unlabelled = [
@@ -269,7 +270,7 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
 
 
 def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
-    """What stands between labels of one cell; None where every cell is one label."""
+    """The separator between the labels of a cell; None if every cell is one label."""
     option = table.config.label_separator
     if option != "auto":
         return None if option == "none" else option
@@ -301,7 +302,7 @@ def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
 
 
 def _refuse_flags(table: LabelTable, column: Column, cells: list[str], mark: str) -> None:
-    """DataError for a list as long in each cell, of nothing but 0 and 1: [0, 1, 0]."""
+    """Raise DataError if all cells are equally long lists of 0 and 1: [0, 1, 0]."""
     parts = [_parts(cell, mark) for cell in dict.fromkeys(cells)]
     flags = all(_switch(each) in (0, 1) for each in {*chain(*parts)})
     if flags and len(parts[0]) > 1 and len({*map(len, parts)}) == 1:
@@ -315,8 +316,8 @@ def _refuse_flags(table: LabelTable, column: Column, cells: list[str], mark: str
 
 
 def _check_classes(table: LabelTable, column: Column, cells: list[str]) -> None:
-    """DataError for measurements, and for descriptions: a heading that is not known over cells that
-    all differ."""
+    """Raise DataError for measurements, and for descriptions: cells below an unknown heading of
+    which most occur only once."""
     different = set(cells)
     named = bool(table.config.label_column)
     values = {value for value in map(_number, different) if value is not None}
@@ -370,7 +371,7 @@ def _tags(cell: str, mark: str) -> list[str]:
 
 
 def _parts(cell: str, mark: str) -> list[str]:
-    """What stands in a cell; a list as Python, JSON or NumPy writes it is read as one."""
+    """A cell, split at the separator, or the list that it is as Python, JSON or NumPy writes it."""
     if mark != "comma" or not _is_list(cell):
         return [*map(str.strip, cell.split(MARKS[mark]))]
     if _NUMBERS.fullmatch(cell):  # [0. 1.]
@@ -383,8 +384,8 @@ def _parts(cell: str, mark: str) -> list[str]:
 
 
 def _without_points(cells: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Class numbers of which some were written with a point, as pandas does beside missing
-    cells."""
+    """Class numbers without the decimal point that pandas writes if cells are missing, and a note
+    on that."""
     parts = [cell.partition(".") for cell in cells]
     pointed = next((at for at, (_, point, _) in enumerate(parts) if point), None)
     if pointed is None or any(rest.strip("0") or not whole.isdecimal() for whole, _, rest in parts):

@@ -1,7 +1,7 @@
-"""What the folders of a data set mean: splits, folds, masks, and folders around it all.
+"""What the folders of a data set mean: splits, folds, masks, and folders that only hold the data.
 
-Everything is recognised from one listing. Nothing that may mean two things is chosen silently:
-the reading is named in the account of the data, or both are named and the data are refused.
+Everything is recognised from one listing. Nothing ambiguous is decided silently: either the account
+of the data names the meaning that was taken, or the data are refused and both meanings are named.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class FolderTree:
         return found
 
     def files(self, folder: str, *, below: bool = True) -> list[str]:
-        """The images in a folder, and those below it, without the folder they are in."""
+        """The file names of the images in a folder and, with `below`, in the folders below it."""
         every = (folder, *(self.everything_below(folder) if below else ()))
         return [name for each in every for name in self._names.get(each, ())]
 
@@ -87,7 +87,7 @@ class FolderTree:
         return self._children.get(folder, [])
 
     def filled(self, folder: str) -> list[str]:
-        """Those of them that hold images."""
+        """Folders directly in a folder that hold images, in themselves or below."""
         return [child for child in self.children(folder) if self.total(child)]
 
     def everything_below(self, folder: str) -> Iterator[str]:
@@ -97,7 +97,7 @@ class FolderTree:
             yield from self.everything_below(child)
 
     def within(self, folders: Mapping[str, str]) -> dict[str, str]:
-        """Some folders and all below them, with what is said of the one they are in."""
+        """Some folders and all below them, each with the value of the given folder it is in."""
         found = dict(folders)
         for folder in sorted(self._direct, key=len):
             parent = folder.rpartition("/")[0]
@@ -106,28 +106,28 @@ class FolderTree:
         return found
 
     def without(self, folders: Collection[str]) -> FolderTree:
-        """The same without some folders."""
+        """The tree without some folders."""
         counts = {at: n for at, n in self._direct.items() if at not in folders}
         return FolderTree(self.path, counts, self._paths)
 
     def below(self, folder: str, depth: int) -> list[str]:
-        """Folders so many levels below a folder."""
+        """Folders `depth` levels below a folder."""
         found = [folder]
         for _ in range(depth):
             found = [child for each in found for child in self.children(each)]
         return found
 
     def classes_at(self, folder: str, level: int) -> list[str]:
-        """The classes that folders so many levels below a split stand for, in natural order."""
+        """The names of folders with images `level` levels below a split, in natural order."""
         filled = [each for each in self.below(folder, level) if self.total(each)]
         return sorted({composed(last_name(each)) for each in filled}, key=natural_key)
 
     def class_levels(self, folder: str) -> dict[int, list[str]]:
         """The levels of folders below a split that may be its classes, with their names.
 
-        Those at which there are two names or more, down to the first folder with images of its own,
-        or one deeper if others beside it have none, but several folders; and the second level,
-        where all folders of the first hold the same ones.
+        They are the levels with two names or more, down to the first where a folder has images of
+        its own, or one deeper if another folder there has none, but holds several folders. The
+        second level is one of them if all folders of the first hold folders of the same names.
         """
         deepest, here = 0, self.filled(folder)
         while here:
@@ -145,7 +145,7 @@ class FolderTree:
 
 
 class Layout(NamedTuple):
-    """What the folders mean."""
+    """What the folders of a data set mean."""
 
     splits: Mapping[str, str]
     """The folder of each split, relative to the root; undivided data are the split `WHOLE`."""
@@ -155,17 +155,18 @@ class Layout(NamedTuple):
     """Folders that are not read, with the reason."""
     notes: tuple[str, ...] = ()
     inside: str | None = None
-    """While it is read: the one folder that holds the data, which is read instead."""
+    """While the layout is read: the one folder that holds the data and is to be read next."""
 
 
 def read_layout(tree: FolderTree, *, classes_at_top: bool = False) -> Layout:
-    """What folders mean, but for their classes.
+    """What folders mean, except for classes.
 
-    A chain of single folders is gone down; `train/` beside `val/` or `test/` (also Training/,
-    test_set/, dev/, pets_train/, ...) are splits, in any case; fold1/, fold2/, ... are folds; of
-    `images/` beside `masks/`, and of `train/` beside `train_masks/`, only the images are read.
-    `classes_at_top` settles that folders that may be classes or splits are classes.
-    Errors: DataError for what can be read in two ways, naming both.
+    A chain of single folders is followed to its end. `train/` beside `val/` or `test/` (also
+    Training/, test_set/, dev/, pets_train/, ..., in any case) are splits; fold1/, fold2/, ... are
+    folds; of `images/` beside `masks/`, and of `train/` beside `train_masks/`, only the images are
+    read. With `classes_at_top`, folders that may be classes or splits are classes.
+
+    Raises DataError if the layout is ambiguous, naming both meanings.
     """
     skipped = dict[str, str]()
     for folder in ("", *tree.everything_below("")):
@@ -238,7 +239,7 @@ def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
     ((name, masks),) = pairs.items()
     images = filled.pop(name)
     usual = re.fullmatch(IMAGES, name.lower())
-    # A class may be called `face_mask` beside `face`: as many masks as images are no chance.
+    # `face_mask` beside `face` may be a class; with as many masks as images it holds masks.
     if not usual and any(tree.total(filled[mask]) != tree.total(images) for mask in masks):
         return None
     others = f"beside {name}/ and {masks[0]}/"
@@ -254,8 +255,9 @@ def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
 
 
 def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
-    """Folders whose files are called after the images beside them, with why they are skipped: as a
-    word in their names says masks, others beside `images/` depths, instances or the like."""
+    """Folders whose files are named after the images beside them, with the reason to skip them: if
+    a word in the folder's name suggests it, they are masks; others beside `images/` are depths,
+    instances or the like."""
     names = {last_name(child): child for child in tree.filled(folder)}
     known = {mask for masks in masks_beside([*names]).values() for mask in masks}
     masks = [name for name, child in names.items() if looks_like_masks(name) and name not in known
@@ -264,7 +266,7 @@ def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
     usual = [name for name in rest if re.fullmatch(_IMAGES_ONLY, name.lower())]
     found: dict[str, str] = {}
     if masks:
-        inside = tree.names(folder, below=False)  # of masks/ among the images themselves
+        inside = tree.names(folder, below=False)  # if masks/ lies among the images themselves
         sides = [(tree.names(names[name]), name in usual) for name in rest]
         for mask in masks:
             files = tree.names(names[mask])
@@ -283,12 +285,12 @@ def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
 
 
 def _only_folder(tree: FolderTree, folder: str) -> Layout | None:
-    """The only folder with images in one without images of its own."""
+    """The only folder with images in a folder that has no images of its own."""
     filled = tree.filled(folder)
     if len(filled) != 1 or tree.direct(folder):
         return None
     others = [last_name(child).lower() for child in tree.children(folder) if child != filled[0]]
-    # Beside a folder of images, those without are classes that lack them.
+    # Folders without images beside one with images are classes that lack them.
     if tree.direct(filled[0]) and not all(map(MASK_FOLDER.fullmatch, others)):
         return None
     note = f"{filled[0]}/ is the only folder with images there: its contents are read"
@@ -307,7 +309,7 @@ _RECOGNISED = (_splits, _folds, _images_beside_masks, _only_folder)
 
 
 def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
-    """DataError if one of several folders, at any depth, is divided into splits by itself."""
+    """Raise DataError if one of several folders, at any depth, is divided into splits by itself."""
     below = filter(tree.total, tree.everything_below(folder))
     divided = [each for each in below if _is_divided(tree, each)]
     if divided:
@@ -322,8 +324,8 @@ def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
 
 
 def _refuse_split_beside_others(tree: FolderTree, folder: str) -> None:
-    """DataError if a folder is called as a split, and others beside it are not; and for splits of
-    several things."""
+    """Raise DataError if a folder has the name of a split and others beside it have not, or if
+    there are splits of several things."""
     filled = tree.filled(folder)
     if groups := split_groups([*map(last_name, filled)]):
         several = [quoted([name for each in group.values() for name in each]) for group in groups]
@@ -336,7 +338,7 @@ def _refuse_split_beside_others(tree: FolderTree, folder: str) -> None:
     for child in filled:
         role = split_called(last_name(child))
         others = [each for each in filled if each != child]
-        # Trains are a class in many data sets; one that holds folders of its own is a split.
+        # Many data sets have a class of trains; a train/ that holds folders of its own is a split.
         nested = not tree.direct(child) and len(tree.filled(child)) > 1
         if role and (others or tree.direct(folder)) and (role != "train" or nested):
             named = quoted(others) if others else "images of their own"

@@ -1,6 +1,6 @@
-"""Which images a folder holds, in which order, and millions of their names in little memory.
+"""Lists the images of a folder in natural order, and holds millions of names in little memory.
 
-Opened are files of unknown kinds only.
+Only files of unknown kinds are opened.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ class Found(NamedTuple):
     skipped: SkippedFiles
     """What was skipped, and why."""
     counts: dict[str, int]
-    """Images directly in each folder, by its path; the root is ``. Empty folders count, too."""
+    """Number of images directly in each folder, by its path, which is empty for the root; folders
+    without images are listed, too."""
 
 
 def natural_key(path: str) -> str:
-    """Sorts part by part, numbers by value ("2" before "10"), the same on every system.
+    """Sort key of a path: part by part, numbers by value ("2" before "10"), on every system alike.
 
-    A text, because a million of them are sorted at once: the end of a part comes before a number,
-    and that before any letter. A number has its length before it, and behind it with how many zeros
-    it began.
+    It is a string, because a million of them are sorted at once. The end of a part comes before a
+    number, and a number before any letter; a number is preceded by its length, and followed by how
+    many zeros it began with.
     """
     return _DIGITS.sub(_number_key, path.replace("/", "\1"))
 
@@ -55,7 +56,7 @@ def natural_key(path: str) -> str:
 def _number_key(found: re.Match[str]) -> str:
     digits = found[0].lstrip("0")
     zeros = min(len(found[0]) - len(digits), 255)
-    # "01" comes before "1", but "0" before "00", as texts do.
+    # "01" comes before "1", but "0" before "00", as strings do.
     return f"\2{chr(min(len(digits), 255))}{digits}{chr(255 - zeros if digits else zeros)}"
 
 
@@ -73,7 +74,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _is(entry: os.DirEntry[str], kind: str) -> bool:
-    """Follows links; dangling ones and those that lead to themselves are nothing."""
+    """Whether an entry is a "folder" or, for any other kind, a file. Links are followed; those that
+    dangle or lead to themselves are neither."""
     try:
         return entry.is_dir() if kind == "folder" else entry.is_file()
     except OSError:
@@ -81,9 +83,9 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
 
 
 def reason_to_skip(path: str) -> str:
-    """Why the file at this path is no image that is read; empty if it is one.
+    """Why the file at this path is not read as an image; empty if it is.
 
-    By its extension, and only where that is unknown by its first bytes.
+    The extension decides; only if it is unknown, the first bytes do.
     """
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122 - millions of paths
     if extension == ".gz" and path[-7:].lower() == ".nii.gz":
@@ -105,12 +107,13 @@ def _is_named_as_image(name: str) -> bool:
 
 
 def find_images(root: str) -> Found:
-    """Every image below a folder: by extension in any case, where that is unknown by content.
+    """Every image below a folder, by its extension in any case or, if that is unknown, its content.
 
-    Hidden files, thumbnails and what belongs to a system are skipped. Links to folders are followed
-    after all real folders are known, and no folder is read twice, so that loops end and an image
-    keeps its real name. Pipes and devices are never images.
-    Errors: DataError for a folder that cannot be listed.
+    Hidden files, thumbnails and system files are skipped. Links to folders are followed after all
+    real folders have been read, and no folder is read twice, so that loops end and an image keeps
+    its real name. Pipes and devices are never images.
+
+    Raises DataError if a folder cannot be listed.
     """
     found = Found([], SkippedFiles(), {})
     seen: set[tuple[int, int]] = set()
@@ -118,7 +121,7 @@ def find_images(root: str) -> Found:
     links: list[str] = []
     while folders or links:
         relative = folders.pop() if folders else links.pop(0)
-        folder = os.path.join(root, relative)  # noqa: PTH118 - of millions, none an object
+        folder = os.path.join(root, relative)  # noqa: PTH118 - no objects for millions of paths
         status = os.stat(folder)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in seen:
             found.skipped.add("a link to a folder that is read already", f"{relative}/")
@@ -128,7 +131,7 @@ def find_images(root: str) -> Found:
         for entry in _entries(folder):
             name = f"{relative}/{entry.name}" if relative else entry.name
             if _is_named_as_image(entry.name) and _is(entry, "file"):
-                reason = ""  # nearly always, and without another system call
+                reason = ""  # the usual case, decided without another system call
             elif _is(entry, "folder"):
                 reason = folder_to_skip(entry.name)
                 if not reason:
@@ -150,7 +153,7 @@ def find_images(root: str) -> Found:
 
 
 def no_images(path: str, files: SkippedFiles) -> DataError:
-    """The error for a folder without an image: it is empty, or holds other files."""
+    """The error for a folder without images, which is empty or holds other files."""
     skipped = files.found()
     if not skipped:
         return DataError(
@@ -165,9 +168,9 @@ def no_images(path: str, files: SkippedFiles) -> DataError:
 
 
 class Names:
-    """Byte strings in one block of memory with their ends.
+    """Byte strings in one block of memory, with the position where each ends.
 
-    Worker processes share it, where a list of objects would be copied page by page as it is read.
+    Worker processes share the block; a list of objects would be copied page by page as it is read.
     """
 
     def __init__(self, names: Iterable[bytes]) -> None:
@@ -180,7 +183,7 @@ class Names:
 
     @classmethod
     def joined(cls, block: np.ndarray, ends: np.ndarray) -> Names:
-        """From what another one holds: uint8 [bytes] and int64 [n]."""
+        """The names in the `block`, uint8 [bytes], with the `ends`, int64 [n], of another one."""
         names = cls(())
         names.block, names.ends = block, ends
         return names
@@ -199,5 +202,6 @@ class Names:
 
 
 def short_hash(name: bytes) -> int:
-    """64 bits, the same on every machine: two of a billion names fall together once in 37 times."""
+    """A hash of 64 bits, the same on every machine. The probability that any two of a billion names
+    collide is 1 in 37."""
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -35,20 +35,20 @@ from beit.hardware import cores
 from beit.terminal import counted, quoted
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
-"""Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views
-that recur and derive their generators themselves."""
+"""Makes a batch of one image of pixels uint8 [H,W,C], a target and the sample's own generator; or
+views that recur, which derive their generators themselves."""
 
 MOST_WORKERS = 16
 MOST_WORKERS_WITHOUT_ACCELERATOR = 2
 
 
 def choose_workers(config: LoaderConfig, world: int) -> int:
-    """Processes that read images for one rank.
+    """The number of worker processes that read images for one rank.
 
-    `config.workers` if given. Else all processors of the rank but one, at most 16; at most 2 if the
-    training itself runs on processors; none if the rank has a single one. Cached images follow
-    the same rule: a view costs more than its journey between processes. The ranks on this machine
-    are those torchrun names (LOCAL_WORLD_SIZE), else all of them.
+    It is `config.workers` if given. Otherwise it is one less than the CPU cores of the rank, at
+    most 16; at most 2 if training itself runs on the CPU; 0 if the rank has a single core. Cached
+    images follow the same rule: making a view costs more than sending it between processes. The
+    ranks that share this machine are as many as torchrun states (LOCAL_WORLD_SIZE), else all.
     """
     if config.workers is not None:
         return config.workers
@@ -58,13 +58,13 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
 
 
 def _ranks_here(world: int) -> int:
-    """How many of the processes are on this machine, as torchrun says; else all."""
+    """How many of the ranks are on this machine, as torchrun states; else all."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Micro-batches of (epoch, index): the randomness of a sample follows from these and a seed."""
+    """Reads micro-batches by (epoch, index), which with the seed determine all random choices."""
 
     images: Images
     view: View
@@ -104,7 +104,7 @@ def _check_filled(source: ImageSource) -> None:
 
 
 def resolve_order(name: OrderName, source: ImageSource) -> OrderName:
-    """The order that `auto` stands for. Errors: ConfigError for shards where there are none."""
+    """The order that `auto` stands for. Raises ConfigError for `shards` if the data have none."""
     shards = shards_of(source)
     if name == "auto":
         return "shards" if shards is not None and shards.remote else "full"
@@ -129,7 +129,23 @@ class Loader:
 
     What is read in a step follows from (seed, step) alone, see `order.step_samples`. Unreadable
     images are skipped in their micro-batch and listed in it, never replaced.
-    Errors: ConfigError if the batch cannot be divided; DataError for an empty source.
+
+    Args:
+        source: The images.
+        view: Makes the sample of each image.
+        channels: Channels that images are decoded to.
+        batch: Images per step, of all ranks together.
+        micro_batch: Images that one rank processes at once.
+        seed: Decides the order of the images and every random choice of their views.
+        order: In which order images come; `auto` is `shards` if these are remote, else `full`.
+        rank: Which of the processes this is, from 0.
+        world: How many processes train together.
+        config: How images are read and cached.
+        pin_memory: Whether batches lie in page-locked memory, from which a GPU copies faster.
+
+    Raises:
+        ConfigError: If the batch cannot be divided into micro-batches, or the order does not fit.
+        DataError: If the source is empty.
     """
 
     def __init__(
@@ -173,7 +189,8 @@ class Loader:
     def _fetch_whole(
         self, source: ImageSource, config: LoaderConfig, world: int
     ) -> WholeShards | None:
-        """What is read from whole shards; in the full order only if all of them fit."""
+        """The source with whole shards fetched, if there are remote ones; in the full order only if
+        all of them fit in the cache."""
         if not isinstance(self._order, ShardOrder):
             return whole_shards(source, config, None, needed=False)
         lanes = -(-self._order.lanes * _ranks_here(world) // world)
@@ -187,9 +204,13 @@ class Loader:
 
         Each step gives `micro_batches` of them. The worker processes live as long as the iterator;
         if one is lost, new ones go on with what was not delivered, up to `worker_restarts` times.
-        Errors: DataError if no image of a micro-batch can be read; ResourceError if a worker dies
-        or delivers nothing for `worker_timeout` seconds once more than that. After an error the
-        iterator is finished: go on with a new one from the step that was not completed.
+        After an error the iterator is finished: go on with a new one from the step that was not
+        completed.
+
+        Raises:
+            DataError: If no image of a micro-batch can be read.
+            ResourceError: If workers die, or deliver nothing for `worker_timeout` seconds, more
+                often than `worker_restarts` times.
         """
 
         def plan(delivered: int) -> Iterator[Places]:
@@ -226,10 +247,25 @@ def read_in_order(
     config: LoaderConfig,
     pin_memory: bool = False,
 ) -> Iterator[Read]:
-    """The images of each group of indices that `plan` names, each group a batch, in order.
+    """The images of each group of indices in a plan, each group as one batch, in order.
 
-    Nothing is repeated, padded or cached. `batches` groups or more are expected: of few, no worker
-    would pay. Errors: ResourceError as for `Loader`.
+    Nothing is repeated, padded or cached. A batch of which no image can be read is the list of its
+    unreadable images.
+
+    Args:
+        source: The images.
+        view: Makes the sample of each image.
+        plan: Gives the groups of indices; called again, with the same result, to go on after a
+            worker was lost.
+        batches: How many groups to expect at least; with few, workers are not worth starting.
+        channels: Channels that images are decoded to.
+        world: How many processes read at the same time, among which the CPU cores are divided.
+        config: How images are read.
+        pin_memory: Whether batches lie in page-locked memory, from which a GPU copies faster.
+
+    Raises:
+        DataError: If the source is empty.
+        ResourceError: As `Loader.batches`.
     """
     _check_filled(source)
     whole = whole_shards(source, config, 2, needed=False)
@@ -263,7 +299,19 @@ def evaluate_batches(
     The batches of all ranks together are those of a single process, so that numbers are the same to
     the last bit; the last batch may be smaller, and a part may be empty.
     The images of a batch of which none can be read are listed in a neighbouring batch.
-    Errors: DataError if no image of the part can be read; ResourceError as for `Loader`.
+
+    Args:
+        source: The images.
+        view: Makes the sample of each image.
+        channels: Channels that images are decoded to.
+        batch: Images per batch.
+        rank: Which of the processes this is, from 0.
+        world: How many processes evaluate together.
+        config: How images are read.
+
+    Raises:
+        DataError: If the source is empty, or no image of the part can be read.
+        ResourceError: As `Loader.batches`.
     """
     batches = math.ceil(len(source) / batch)
     own = range(batches * rank // world, batches * (rank + 1) // world)
