@@ -62,7 +62,7 @@ class SegmentedSplits(NamedTuple):
 
     @property
     def account(self) -> Account:
-        """What was understood of the data."""
+        """How the data were read, and what they hold."""
         return self.train.account
 
 

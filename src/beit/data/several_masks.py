@@ -28,7 +28,7 @@ identify objects."""
 
 
 class Layers(NamedTuple):
-    """The mask files of one image, relative to the data's folder."""
+    """The mask files of one image, with paths relative to the data's folder."""
 
     files: tuple[str, ...]
     words: tuple[str, ...]

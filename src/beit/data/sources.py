@@ -51,7 +51,7 @@ class ImageSource(Protocol):
         may be all false; None without labels."""
 
     account: Account
-    """What was recognised where the images come from, and what was skipped there."""
+    """What the data were recognised as, and what was skipped there."""
 
     def __len__(self) -> int: ...
 
@@ -130,7 +130,7 @@ def number_labels(
 
 
 def is_multi_label(source: ImageSource) -> bool:
-    """Whether its images may have several labels each."""
+    """Whether each image of a source may have several labels."""
     return source.targets is not None and source.targets.ndim == 2
 
 

@@ -136,7 +136,7 @@ def _described(lost: _LostError, waiting_for: list[str]) -> ResourceError:
 
 
 class _Worker:
-    """A process and this side of its socket."""
+    """A worker process, and this end of its socket."""
 
     def __init__(self, reader: Reader) -> None:
         self.connection, theirs = multiprocessing.Pipe()

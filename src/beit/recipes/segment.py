@@ -105,7 +105,7 @@ PUBLISHED: dict[str, Row] = {
 
 
 def build(row: Row) -> SegmentRunConfig:
-    """The config of a row."""
+    """The config of a row, with the settings that all of them share."""
     backbone = replace(sized(row.backbone, size=row.crop), layer_scale=row.layer_scale)
     model = replace(
         for_finetuning(

@@ -73,7 +73,7 @@ class StudyPlan:
 
     tokenizers: dict[TokenizerName, TokenizerRunConfig]
     pretrain: PretrainRunConfig
-    """BEiT itself."""
+    """The config of BEiT itself, which arms change."""
     finetune: FinetuneRunConfig
     segment: dict[str, SegmentRunConfig]
     labels: tuple[int, ...]
@@ -179,7 +179,8 @@ def _larger(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def _aggregation(config: PretrainRunConfig) -> PretrainRunConfig:
-    """BEiT v2: read at three quarters of the depth, as base does (9 of 12)."""
+    """BEiT v2's patch aggregation, from the block at three quarters of the depth, as in base (9 of
+    12)."""
     return replace(
         config, aggregation=AggregationConfig(early_layer=3 * config.model.depth // 4, blocks=1)
     )
