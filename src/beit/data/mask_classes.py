@@ -1,5 +1,5 @@
-"""Which classes masks have: what lists and legends beside them call their labels and colours
-(legend.json, CVAT's labelmap.txt, the class_dict.csv of CamVid), and whether they hold them.
+"""The classes of masks: read from the class lists and legends beside them (legend.json, CVAT's
+labelmap.txt, CamVid's class_dict.csv), and compared with the labels that the masks hold.
 """
 
 from __future__ import annotations
@@ -19,19 +19,28 @@ from beit.terminal import counted, printable, quoted
 
 LEGENDS = ("legend.json", "labelmap.txt", "class_dict.csv")
 CLASS_LISTS = ("classes.txt", "_classes.csv")
-"""Class names, one per line; and Roboflow's table of values and names."""
+"""A list with one class name per line, and Roboflow's table of values and names."""
 _JSON_REMEDY = 'write an object such as {"#ff0000": "roof", "#000000": null}'
 _TABLE_REMEDY = "write the heading 'name,r,g,b', then lines such as 'Building,128,0,0'"
 _NO_CLASS = ("void", "unlabeled", "unlabelled", "unknown", "ignore", "ignored")
-"""What pixels are called that were not labelled, in tables that cannot say it otherwise."""
+"""Names of unlabelled pixels in tables, which have no other way to mark them."""
 _CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 _NUMBER = re.compile(r"(class )?\d+")
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=]\s*|\s+)(\S.*)")
-"""A line of a list with the value before the name: `0: background`."""
+"""A line of a class list with the value before the name: `0: background`."""
 
 
 def read_lines(path: Path, what: str, remedy: str) -> list[str]:
-    """The lines of a small text file, without their ends. Errors: DataError."""
+    """The lines of a small text file in UTF-8, without their line ends.
+
+    Args:
+        path: The file.
+        what: What the error message calls it, such as "legend".
+        remedy: What the error message advises.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -39,7 +48,11 @@ def read_lines(path: Path, what: str, remedy: str) -> list[str]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """The lines of a list that are not empty. Errors: DataError."""
+    """The lines of a list, stripped and without empty ones.
+
+    Raises:
+        DataError: The file cannot be read, or it is empty.
+    """
     found = tuple(filter(None, map(str.strip, read_lines(path, "list", "check it"))))
     if not found:
         raise DataError(f"the list {path} is empty", remedy="write one name per line")
@@ -47,8 +60,12 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names in the order of their labels: a line each, which may all begin with their value;
-    or a table of values and names."""
+    """Class names in the order of their labels: one per line, where all lines may begin with the
+    value; or a table of values and names (.csv).
+
+    Raises:
+        DataError: The file cannot be read, or its values do not count up from 0.
+    """
     if path.suffix.lower() != ".csv":
         names = read_names(path)
         numbered = map(_NUMBERED.fullmatch, names)
@@ -72,9 +89,16 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def find_beside(option: str, path: str, names: tuple[str, ...], flag: str) -> Path | None:
-    """The file that an option names, or the usual one beside the folders.
+    """The file that an option names, or the usual one beside the folders; None without either.
 
-    Errors: DataError where several of the usual ones are there.
+    Args:
+        option: The path that the user gave; empty if none.
+        path: The data's folder.
+        names: The usual names of the file.
+        flag: The option as it is typed, for the error message.
+
+    Raises:
+        DataError: The folder holds several of the usual files.
     """
     if option:
         return Path(option)
@@ -88,10 +112,12 @@ def find_beside(option: str, path: str, names: tuple[str, ...], flag: str) -> Pa
 
 
 def read_legend(path: Path) -> Legend:
-    """The legend of masks in colours: a JSON object of colours ("#rrggbb") and class names or null,
-    CVAT's lines `label:r,g,b:parts:actions`, or a table with the columns name, r, g, b.
+    """The legend of masks in colours, from a file in one of three forms: a JSON object that maps
+    colours ("#rrggbb") to class names or null, CVAT's lines `label:r,g,b:parts:actions`, or a table
+    with the columns name, r, g, b.
 
-    Errors: DataError for a file that is not of that form.
+    Raises:
+        DataError: The file is in none of these forms, or names no colour.
     """
     read = {".json": _json_legend, ".csv": _table_legend}.get(path.suffix.lower(), _cvat_legend)
     legend = read(path)
@@ -101,7 +127,7 @@ def read_legend(path: Path) -> Legend:
 
 
 def without_unlabelled(legend: Legend) -> tuple[Legend, list[str]]:
-    """The same with void, unlabelled and unknown ignored; and which of them there are."""
+    """The legend with classes such as void and unlabelled ignored, and the names of those."""
     ignored = [name for name in legend.values() if name and name.lower() in _NO_CLASS]
     return {at: None if name in ignored else name for at, name in legend.items()}, ignored
 
@@ -119,7 +145,7 @@ def _json_legend(path: Path) -> Legend:
 
 
 def _cvat_legend(path: Path) -> Legend:
-    """Source: CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
+    """CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
     rows = []
     for number, line in enumerate(read_lines(path, "legend", _CVAT_REMEDY), start=1):
         if line.strip() and not line.startswith("#"):
@@ -129,7 +155,7 @@ def _cvat_legend(path: Path) -> Legend:
 
 
 def _table_legend(path: Path) -> Legend:
-    """Source: the class_dict.csv of CamVid and of DeepGlobe's land cover."""
+    """The class_dict.csv of CamVid and of DeepGlobe's land cover data."""
     table = list(csv.reader(read_lines(path, "legend", _TABLE_REMEDY)))
     heads = [cell.strip().lower() for cell in table[0]] if table else []
     if heads[1:] not in (["r", "g", "b"], ["red", "green", "blue"]):
@@ -139,7 +165,7 @@ def _table_legend(path: Path) -> Legend:
 
 
 def _legend_of(path: Path, rows: Iterable[tuple[int, str, list[str]]], remedy: str) -> Legend:
-    """The legend of lines with a number, a name and the three parts of a colour."""
+    """The legend from rows of a line number, a class name, and red, green and blue as text."""
     legend: Legend = {}
     for number, name, cells in rows:
         parts = [part.strip() for part in cells]
@@ -178,15 +204,24 @@ def label_counts(masks: Sequence[Surveyed], reading: MaskReading) -> np.ndarray:
 
 
 def masks_per_class(names: tuple[str, ...], counts: np.ndarray) -> dict[str, int]:
-    """How many masks show each class, of counts [n,256]; of numbered classes only those shown."""
+    """How many masks show each class, given the pixels of each label in each mask, int64 [n,256].
+
+    Classes that occur in no mask are listed only if they have real names, not numbers.
+    """
     shown, named = (counts > 0).sum(axis=0).tolist(), not are_numbers(names)
     return {name: shown[label] for label, name in enumerate(names) if shown[label] or named}
 
 
 def unusual(split: str, counts: np.ndarray, classes: tuple[str, ...]) -> Iterator[str]:
-    """What is allowed but rarely meant, of counts [n,256].
+    """Remarks on what is allowed but rarely intended: empty masks, and classes that never occur.
 
-    Errors: DataError if no pixel is left that is not ignored.
+    Args:
+        split: The name of the split in the remarks; may be empty.
+        counts: The pixels of each label in each mask, int64 [n,256].
+        classes: The class names in the order of their labels.
+
+    Raises:
+        DataError: Every pixel is ignored.
     """
     empty = int((counts[:, :IGNORE].sum(axis=1) == 0).sum())
     if empty == len(counts):
@@ -203,11 +238,20 @@ def unusual(split: str, counts: np.ndarray, classes: tuple[str, ...]) -> Iterato
 
 
 def check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> None:
-    """DataError where there is nothing to tell apart, by the pixels int64 [n,256] of training."""
+    """Check that the training masks show at least two classes.
+
+    Args:
+        path: The data's folder, for the error message.
+        reading: How the masks are read, with the names of the classes.
+        counts: The pixels of each label in each training mask, int64 [n,256].
+
+    Raises:
+        DataError: There is a single class, or all pixels that are not ignored are of one class.
+    """
     names = reading.classes
     shown = [name for name, pixels in zip(names, counts.sum(axis=0), strict=False) if pixels]
     if not shown:
-        return  # which `unusual` refuses
+        return  # `unusual` refuses such masks
     if len(names) < 2:
         raise DataError(
             f"{path} has a single class, {quoted(list(names))}",
@@ -225,9 +269,19 @@ def check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> No
 
 
 def check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """DataError for classes of the data that are not those of the model, in its order."""
+    """Check that data have the classes of a model, in the same order.
+
+    Args:
+        path: The data's folder, for the error message.
+        names: The classes of the data; empty if no file names them.
+        classes: The classes of the model. Where either side has numbers in place of names, only
+            their count is compared.
+
+    Raises:
+        DataError: The classes differ; the message names the first difference.
+    """
     if not names:
-        return  # the masks hold the model's labels, or `check_labels` says so
+        return  # `check_labels` checks that the masks hold no other labels than the model has
     remedy = "measure on data with the model's classes, or give their list with --class-names"
     if len(names) != len(classes):
         raise DataError(
@@ -245,7 +299,16 @@ def check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> N
 
 
 def check_labels(masks: list[Surveyed], counts: np.ndarray, classes: int) -> None:
-    """DataError, naming file and label, for labels beyond the class list."""
+    """Check that masks hold no label beyond the class list.
+
+    Args:
+        masks: The masks, for their names.
+        counts: The pixels of each label in each of them, int64 [n,256].
+        classes: The number of classes.
+
+    Raises:
+        DataError: A mask holds a larger label; the message names file and label.
+    """
     beyond = np.argwhere(counts[:, classes:IGNORE])
     if len(beyond):
         index, label = int(beyond[0, 0]), int(beyond[0, 1]) + classes
@@ -259,7 +322,8 @@ def check_labels(masks: list[Surveyed], counts: np.ndarray, classes: int) -> Non
 
 
 def numbered(reading: MaskReading, counts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Classes for want of names, by how many pixels of each label the masks of each split have."""
+    """Class names where no file gives any: background and object for binary masks, else numbers up
+    to the largest label, given the pixels of each label in each mask of each split, [n,256]."""
     if reading.values == "binary":
         return BINARY_CLASSES
     largest = np.flatnonzero(sum(part.sum(axis=0) for part in counts.values())[:IGNORE])
@@ -267,5 +331,5 @@ def numbered(reading: MaskReading, counts: Mapping[str, np.ndarray]) -> tuple[st
 
 
 def are_numbers(names: tuple[str, ...]) -> bool:
-    """Whether classes were given numbers for want of names."""
+    """Whether classes have numbers in place of names."""
     return all(_NUMBER.fullmatch(name) for name in names)

@@ -1,12 +1,12 @@
-"""Mask files to the values they hold: labels or colours, before it is decided what they mean.
+"""Reads mask files: the labels or colours that they hold, before it is decided what these mean.
 
 Rules, none of which is left to a library's default:
 
 - Grey files of 1, 2 and 4 bits hold 0 to 1, 3 and 15; decoders scale them up to 255 for the eye.
 - Grey saved in three equal channels is grey; other colours need a legend.
 - WhiteIsZero TIFF files are inverted at every depth, as images are.
-- What would lose something is refused: JPEG and WebP, colours of 16 bits, transparent pixels,
-  several pages, and files that end early.
+- Whatever would lose information is refused: JPEG and WebP, colours of 16 bits, transparent
+  pixels, several pages, and files that end early.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ LOSSY = {
 }
 """Formats that are refused by their first bytes."""
 _GDAL_NODATA = 42113
-"""The TIFF tag in which GDAL and QGIS say which value stands for no data."""
+"""The TIFF tag in which GDAL and QGIS write the nodata value."""
 _WITH_ALPHA = ("LA", "RGBA", "PA")
 
 
 class MaskPixels(NamedTuple):
-    """The values of a mask [H,W], as stored: any type of number; colours as 0xRRGGBB."""
+    """The values of a mask, [H,W], as stored: numbers of any type, or colours as 0xRRGGBB."""
 
     values: np.ndarray
     nodata: float | None = None
-    """What the file itself says stands for no data."""
+    """The value that the file itself declares as nodata."""
 
 
 def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
-    """The values of an encoded mask, upright. With `colours` those of its colours, not its labels.
+    """The values of an encoded mask, upright: its labels or, with `colours`, its colours.
 
-    Errors: UnreadableError with the reason.
+    Raises UnreadableError, with the reason, if it cannot be read or could lose information.
     """
     with faults_named(data, _why_unknown):
         return _read(data, colours)
@@ -65,7 +65,7 @@ def _read(data: bytes, colours: bool) -> MaskPixels:
     try:
         image = Image.open(io.BytesIO(data), formats=LOSSLESS)
     except UnidentifiedImageError:
-        if is_tiff(data) and not colours:  # of a type of number that Pillow does not know
+        if is_tiff(data) and not colours:  # with a number type that Pillow does not know
             return MaskPixels(read_page(data))
         raise
     with image:
@@ -93,7 +93,7 @@ def _nodata(image: Image.Image) -> float | None:
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """The image without its alpha channel, which must hide nothing."""
+    """The image without its alpha channel. Raises UnreadableError if a pixel is transparent."""
     if image.mode not in _WITH_ALPHA:
         return image
     hidden = int((np.asarray(image.getchannel("A")) < 255).sum())
@@ -130,28 +130,28 @@ def _labels(opaque: Image.Image, stored: Image.Image, bits: int) -> np.ndarray:
     if opaque.mode == "L" and bits < 8:
         unscaled: np.ndarray = values // np.uint8(255 // (2**bits - 1))
         return unscaled
-    if is_white_zero(stored) and opaque.mode.startswith("I;16"):  # others Pillow inverts
+    if is_white_zero(stored) and opaque.mode.startswith("I;16"):  # Pillow inverts the others
         inverted: np.ndarray = np.uint16(2**bits - 1) - values.astype(np.uint16)
         return inverted
     return values
 
 
 class ValueCounts(NamedTuple):
-    """The different values of a mask, float64 [k], sorted; and how many pixels have each, [k]."""
+    """The distinct values of a mask, sorted, float64 [k], and how many pixels have each, [k]."""
 
     values: np.ndarray
     pixels: np.ndarray
 
 
 def written(value: float) -> str:
-    """A value as it is typed as an option."""
+    """A value as one types it for an option: whole numbers without a decimal point."""
     if not math.isfinite(value) or abs(value) >= 1e15:
         return f"{value:.7g}"
     return f"{value:.0f}" if value == math.floor(value) else f"{value:.7g}"
 
 
 def count_values(values: np.ndarray) -> ValueCounts:
-    """Which values a mask holds."""
+    """Which values a mask holds, and on how many pixels."""
     if values.dtype in (np.uint8, np.uint16):
         counts = np.bincount(values.reshape(-1))
         found = np.flatnonzero(counts)

@@ -1,7 +1,7 @@
 """What the values of masks mean: which are classes, which are ignored, and what is refused.
 
-One decision for all masks of a data set, after each was read once: 255 is ignored where other
-labels are there, and is the object where 0 is the only other value.
+One decision holds for all masks of a data set, and is made after each has been read once: 255 is
+ignored where there are other labels, and is the object where 0 is the only other value.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from beit.errors import DataError, UnreadableError
 from beit.terminal import counted
 
 Legend = dict[int, str | None]
-"""Class names by colour, 0xRRGGBB; None is ignored."""
+"""Class names by colour, 0xRRGGBB; None marks a colour that is ignored."""
 BINARY_CLASSES = ("background", "object")
 WHITE = (255.0, 65535.0)
-"""Of 8 and of 16 bits."""
+"""White in masks of 8 and of 16 bits."""
 MOST_IGNORED = 6
 LARGE_STEP = 8
-"""Between values of labels that were spread out to be seen."""
+"""The smallest step between label values that seem to be spread over the grey levels to be seen."""
 SMOOTHED_VALUES = 16
-"""So many values between black and white, on few pixels, come from smoothed edges."""
+"""This many values between black and white, if few pixels have them, come from smoothed edges."""
 SMOOTHED_FRACTION = 0.1
 MOST_UNNAMED = 64
-"""More labels than these have a list of their names."""
+"""If no list names the classes, more distinct values than this are probably not labels."""
 LEAST_INSTANCES = 8
 DIFFERENT_COUNTS = 5
-"""Masks whose values run from 1 to as many different numbers count objects, and are no classes."""
+"""Values that run from 1 upwards in every mask, but to this many different ends, number objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskReading:
-    """What the values of masks mean; made by `decide`, or as a config says."""
+    """How the values of masks are read: made by `decide`, or from the config alone."""
 
     values: Literal["labels", "binary"] = "labels"
     ignored: tuple[float, ...] = ()
-    """Beside 255, of labels."""
+    """Values that are ignored besides 255, if values are labels."""
     reduce_zero_label: bool = False
     legend: Legend | None = None
-    """With it values are colours."""
+    """If there is one, values are colours."""
     classes: tuple[str, ...] = ()
-    """In the order of their labels; empty if only the masks can tell."""
+    """Their names in the order of their labels; empty if only the masks can tell."""
     _tables: dict[int, np.ndarray] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -57,7 +57,13 @@ class MaskReading:
     def configured(
         cls, config: MaskConfig, legend: Legend | None, classes: tuple[str, ...]
     ) -> MaskReading:
-        """The reading that a config says, without a look at the masks."""
+        """The reading as far as the config decides it, without a look at the masks.
+
+        Args:
+            config: The options for masks.
+            legend: What the colours mean; None if the values are labels.
+            classes: Their names in the order of their labels; empty if only the masks can tell.
+        """
         return cls(
             values="binary" if config.mask_values == "binary" else "labels",
             ignored=tuple(float(value) for value in config.ignore_values if value != "none"),
@@ -67,7 +73,7 @@ class MaskReading:
         )
 
     def labels_of(self, values: np.ndarray) -> np.ndarray:
-        """The label of each value, int16 [k]; -1 where a value cannot be one."""
+        """The label of each value, int16 [k]; -1 where a value cannot be a label."""
         if self.legend is not None:
             ids: dict[str | None, int] = {name: at for at, name in enumerate(self.classes)}
             ids[None] = IGNORE
@@ -82,14 +88,14 @@ class MaskReading:
             fits = whole & (numbers <= IGNORE)
             found[fits] = numbers[fits]
         if self.reduce_zero_label:
-            found[found == 0] = IGNORE + 1  # which the next line makes IGNORE
+            found[found == 0] = IGNORE + 1  # the next line turns it into IGNORE
             found[(found > 0) & (found != IGNORE)] -= 1
         for value in self.ignored:
             found[_same(numbers, value)] = IGNORE
         return found
 
     def __call__(self, values: np.ndarray) -> LabelMap:
-        """The labels of a mask [H,W], uint8. Errors: UnreadableError for values that are none."""
+        """The labels of a mask [H,W], uint8. Raises UnreadableError for values without a label."""
         if self.legend is not None:
             known = np.array(sorted(self.legend), np.int64)
             places = np.searchsorted(known, values).clip(max=len(known) - 1)
@@ -112,12 +118,12 @@ class MaskReading:
         return result
 
     def written(self, value: float) -> str:
-        """A value, or colour, of a mask as it is written."""
+        """A value of a mask in words: a number, or a colour such as #ff0000."""
         return written(value) if self.legend is None else f"#{int(value):06x}"
 
 
 def _same(values: np.ndarray, value: float) -> np.ndarray:
-    """Where values are this one, in the digits of float32: masks may be stored so."""
+    """Where values equal this one to the precision of float32, in which masks may be stored."""
     found: np.ndarray = np.isclose(values, value, rtol=1e-6, atol=0, equal_nan=True)
     return found
 
@@ -128,9 +134,9 @@ class Surveyed(NamedTuple):
     name: str
     counts: ValueCounts
     nodata: float | None
-    """What its file says stands for no data."""
+    """The value that its file declares as nodata."""
     drawn: bool
-    """Whether the values are labels already: of shapes, and of images that are all background."""
+    """Whether the values are labels already: of drawn shapes, and of images without an object."""
 
 
 class Values:
@@ -150,7 +156,7 @@ class Values:
                 self.nodata[_number(mask.nodata)] += 1
 
     def without(self, ignored: Sequence[float]) -> set[float]:
-        """The different values, but for those that are ignored."""
+        """The distinct values that are not ignored."""
         values = np.array(sorted(self.pixels), np.float64)
         for value in ignored:
             values = values[~_same(values, value)]
@@ -161,20 +167,27 @@ class Values:
 
 
 def _number(value: float) -> float:
-    return math.nan if math.isnan(value) else value  # one NaN, which a dict finds again
+    return math.nan if math.isnan(value) else value  # always the same NaN, so that a dict finds it
 
 
 class Decision(NamedTuple):
-    """How all masks are read, and what the account says of it."""
+    """How all masks are read, and the notes on it for the account."""
 
     reading: MaskReading
     notes: list[str]
 
 
 def decide(values: Values, configured: MaskReading, config: MaskConfig, path: str) -> Decision:
-    """What the values of all masks mean; classes may be missing where only the masks can tell.
+    """Decide what the values of all masks mean.
 
-    Errors: DataError where they cannot be labels, or two readings are plausible.
+    Args:
+        values: What all masks hold.
+        configured: The reading as far as the config decides it.
+        config: The options for masks.
+        path: The data's folder, for messages.
+
+    Raises:
+        DataError: Some values cannot be labels, or two readings are plausible.
     """
     if configured.legend is not None:
         _refuse_strange(values, configured)
@@ -192,9 +205,9 @@ def decide(values: Values, configured: MaskReading, config: MaskConfig, path: st
 def _with_nodata(
     values: Values, given: tuple[float, ...], config: MaskConfig, path: str
 ) -> tuple[tuple[float, ...], list[str]]:
-    """The ignored values, with those that files themselves call nodata.
+    """The ignored values, including those that files declare as nodata, and notes on them.
 
-    A nodata value that could be a label is one of two things.
+    Raises DataError for a nodata value that could also be a label.
     """
     if config.ignore_values:
         return given, [f"values {', '.join(config.ignore_values)} are ignored (--ignore-values)"]
@@ -221,7 +234,7 @@ def _with_nodata(
 def _kind(
     values: Values, seen: set[float], configured: MaskReading, config: MaskConfig, path: str
 ) -> tuple[Literal["labels", "binary"], str]:
-    """Whether values are labels, or 0 is background and all else the object; and a note."""
+    """Whether values are labels, or 0 is the background and all else the object; and a note."""
     classes = configured.classes
     if config.mask_values == "binary":
         if configured.reduce_zero_label:
@@ -253,14 +266,14 @@ def _kind(
 def _doubts(
     values: Values, seen: set[float], classes: tuple[str, ...], masks: str
 ) -> Iterator[tuple[str, str, str]]:
-    """Where values may be something else than labels: what the masks hold, what else to do if they
-    are labels, and the option for the other reading."""
+    """Reasons to doubt that values are labels, each as: what the masks hold, what else to do if
+    they are labels after all, and the option for the other reading."""
     binary = "--mask-values binary: 0 is background and all else the object"
     above = sorted(seen - {0}, key=lambda value: (math.isnan(value), value))
     if len(above) == 1 < len(seen) and above[0] > 1 and above[0] >= len(classes):
         listed = f", for {counted(len(classes), 'class')}" if classes else ""
         yield f"the {masks} hold 0 and {written(above[0])} only{listed}", "", binary
-    # As where some files were shrunk to one bit.
+    # For example, some files were shrunk to one bit.
     together = any({1.0, 255.0} <= {*mask.counts.values.tolist()} for mask in values.masks)
     if above == [1, 255] and not together and len(classes) in (0, 2):
         yield f"some {masks} hold 0 and 1, others 0 and 255, and none 1 and 255", "", binary
@@ -301,7 +314,7 @@ def _doubts(
 
 
 def _count_instances(values: Values) -> bool:
-    """Whether every mask holds 1, 2, 3, ... without a gap, up to many different numbers."""
+    """Whether every mask holds 1, 2, 3, ... without a gap, and many end at different numbers."""
     above = [mask.counts.values[mask.counts.values > 0] for mask in values.masks]
     counts = [len(one) for one in above if len(one)]
     most = max(counts, default=0) >= LEAST_INSTANCES and len(set(counts)) > len(counts) / 2
@@ -311,7 +324,7 @@ def _count_instances(values: Values) -> bool:
 
 
 def _spread_out(above: list[float]) -> bool:
-    """Whether values are multiples of one large step, such as 85, 170 and 255 of 4 labels."""
+    """Whether values are multiples of one large step, such as 85, 170 and 255 for 4 labels."""
     if len(above) < 2 or above[0] < LARGE_STEP or not above[-1] <= IGNORE:
         return False
     step = above[-1] / round(above[-1] / above[0])
@@ -319,7 +332,7 @@ def _spread_out(above: list[float]) -> bool:
 
 
 def _refuse_strange(values: Values, reading: MaskReading) -> None:
-    """DataError for values that cannot be labels, naming a file, all of them, and what to do."""
+    """Raises DataError for values that cannot be labels, with an example and what to do."""
     labels = reading.labels_of(np.array(list(values.pixels), np.float64))
     strange = [value for value, label in zip(values.pixels, labels, strict=True) if label < 0]
     if not strange:
@@ -334,7 +347,7 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
         )
     else:
         have = f"the value {shown}"
-        if len(strange) <= MOST_IGNORED:  # else measurements or probabilities
+        if len(strange) <= MOST_IGNORED:  # more of them are measurements or probabilities
             more = "; where these stand for no data, add --ignore-values "
             more += " ".join(map(written, strange))
         if any(0 < value < 1 for value in strange):

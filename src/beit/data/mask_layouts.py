@@ -1,4 +1,4 @@
-"""Which layout a folder of images and masks has, and its pairs by split."""
+"""Recognises the layout of a folder of images and masks, and pairs them by split."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from beit.terminal import quoted
 
 
 def find_masks(search: Search) -> FoundMasks:
-    """The images and masks of a folder in the layout that the config names, or that it has.
+    """The images and masks of a folder, in the layout that the config names or else recognised.
 
-    Errors: DataError for images or masks that stand alone, for a folder in no layout, and for one
-    that can be read in two.
+    Raises:
+        DataError: Images or masks lack their partner, or the folder fits no layout, or two.
     """
     layout = search.config.layout
     found = LAYOUTS[_recognised(search) if layout == "auto" else layout](search)
@@ -59,7 +59,7 @@ def find_masks(search: Search) -> FoundMasks:
 
 
 def _recognised(search: Search) -> Layout:
-    """The layout that a folder has. Errors: DataError if it has two."""
+    """The layout that a folder has. Raises DataError if it has two."""
     annotations = search.config.annotations
     if annotations:
         return "coco" if annotations.lower().endswith(".json") else "folders"
@@ -82,15 +82,16 @@ def _recognised(search: Search) -> Layout:
 
 
 class _Folders(NamedTuple):
-    """Folders of images and of masks, relative to the data's folder, by split; and in words."""
+    """The folders of images and of masks of each split, relative to the data's folder, and a
+    description of them for the account."""
 
     description: str
     by_split: dict[str, tuple[str, str]]
 
 
 def _paired_folders(search: Search) -> _Folders:
-    """images/ and masks/ directly below, undivided or with the same splits in both; or below
-    folders that are splits; or train/ and train_masks/. Empty if there are none."""
+    """Finds images/ and masks/ directly below the folder, undivided or with the same splits in
+    both; or below folders of splits; or train/ beside train_masks/. Empty if there are none."""
     found: dict[str, tuple[str, str]] = {}
     requested, outside = search.config.annotations, search.splits()
     inside = search.splits(requested) if requested else {}
@@ -143,9 +144,9 @@ def _paired_folders(search: Search) -> _Folders:
 
 
 def _pairs_in(search: Search, base: str) -> dict[str, str]:
-    """The folders of images in a folder, each with its folder of masks that holds image files.
+    """The folders of images in a folder, each with its folder of masks.
 
-    Errors: DataError for several.
+    Raises DataError if one has several folders of masks.
     """
     requested = search.config.annotations
     names = [name for name in search.folders(base) if not folder_to_skip(name)]
@@ -171,7 +172,7 @@ def _pairs_in(search: Search, base: str) -> dict[str, str]:
 
 
 def _count_others(search: Search, pairs: Collection[tuple[str, str]]) -> None:
-    """Count the images in other folders beside those of images and masks."""
+    """Count the images in folders that lie beside the paired ones as skipped."""
     read = [f"{folder}/" for pair in pairs for folder in pair]
     for base in {os.path.commonpath(pair) for pair in pairs}:
         for name in search.folders(base):
@@ -183,7 +184,7 @@ def _count_others(search: Search, pairs: Collection[tuple[str, str]]) -> None:
 
 
 def _refuse_unmasked_splits(search: Search, found: Collection[str]) -> None:
-    """DataError for a split without masks beside others with them; one for testing is named."""
+    """Raises DataError for a split without masks where others have some; a test split is noted."""
     for split, folder in search.splits().items():
         if split in found or not search.images(folder):
             continue
@@ -233,7 +234,7 @@ def _folders(search: Search) -> FoundMasks:
 def _divided(
     search: Search, description: str, matched: Mapping[str, Matched], where: Mapping[str, str]
 ) -> FoundMasks:
-    """What lies in folders, by split: that of the folders or, where they have none, of lists."""
+    """The pairs by split, which follows from the folders or, if these are undivided, from lists."""
     lists = find_split_lists(search)
     names = [*map(search.name_of, lists.values())]
     if lists and WHOLE in matched:
@@ -254,8 +255,9 @@ def _divided(
 
 
 def _a_folder_each(search: Search) -> dict[str, Matched]:
-    """A folder for each image, which is alone in images/, with its masks in masks/, undivided or by
-    split: as of the Data Science Bowl 2018. Empty if there are none."""
+    """Finds a folder for each image, with the image alone in images/ and its masks in masks/,
+    undivided or by split, as in the Data Science Bowl 2018. Empty if the data are not laid out so.
+    """
     names = splits_among(search.folders())
     splits: dict[str, str] = {role: names[role][0] for role in ROLES if role in names}
     found: dict[str, Matched] = {}
@@ -281,13 +283,13 @@ def _a_folder_each(search: Search) -> dict[str, Matched]:
 
 
 def _beside_images(search: Search) -> dict[str, Matched]:
-    """Masks in the folder of their images, undivided or by split; empty if there are none."""
+    """Finds masks in the folders of their images, undivided or by split; empty without any."""
     found: dict[str, Matched] = {}
     suffix = search.config.mask_suffix
     for split, folder in (search.splits() or {WHOLE: ""}).items():
         files = search.images(folder)
         masks = masks_among(files)
-        if suffix:  # others are skipped, and are no images
+        if suffix:  # masks with other endings are skipped, and are not images either
             ends = {name for name in files if PurePosixPath(name).stem.endswith(suffix)}
             masks = masks | ends if ends else ends
         if masks:
@@ -300,7 +302,7 @@ def _beside_images(search: Search) -> dict[str, Matched]:
     return found
 
 
-# -- Pascal VOC, and what CVAT writes in its layout ----------------------------------------------
+# -- Pascal VOC, also as CVAT exports it ---------------------------------------------------------
 
 
 def _voc(search: Search) -> FoundMasks:

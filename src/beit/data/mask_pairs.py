@@ -1,4 +1,4 @@
-"""A search for images and masks below a folder: what is there, and which mask is whose, by name."""
+"""Searches a folder for images and masks, and matches them by name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
 
 Matched = Mapping[str, str | Layers | None]
-"""The file of the mask of each image, or the files, relative to the data's folder like the image;
-None where there is none."""
+"""Images with the file of their mask or, if there are several, the files; None without a mask. All
+paths are relative to the data's folder."""
 
 Mask = TypeVar("Mask")
 _WORDS = ("readme", "license", "licence", "citation")
@@ -36,18 +36,18 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 class Shape(NamedTuple):
-    """A region with one label. How it is written goes into fingerprints: other names in here would
-    make known data look changed."""
+    """A region with one label. Its repr is part of fingerprints: if a field had another name, known
+    data would look changed."""
 
     kind: Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
     label: str
     data: Any
-    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
-    and a PNG file in base64."""
+    """For COCO, polygons or run lengths; for LabelMe, points [[x, y], ...]; for a bitmap, its upper
+    left corner and a PNG file in base64."""
 
 
 class Shapes(NamedTuple):
-    """What is drawn for one image, later shapes over earlier ones."""
+    """The shapes of one image, which are drawn in their order, later ones over earlier ones."""
 
     name: str
     """Where it comes from, for messages."""
@@ -57,48 +57,49 @@ class Shapes(NamedTuple):
 
 
 Pairs = list[tuple[str, str | Layers | Shapes | None]]
-"""Images relative to the data's folder, each with its mask: a file likewise, or several, shapes to
-be drawn, or None for an image that is all background."""
+"""Images with their masks: a file, several files, shapes to be drawn, or None for an image that is
+all background. Paths are relative to the data's folder."""
 
 
 class FoundMasks(NamedTuple):
     """The images and masks of a folder, by split."""
 
     layout: Layout
-    """What was recognised; never `auto`."""
+    """The recognised layout; never `auto`."""
     description: str
-    """The same in words, for the account."""
+    """The layout in words, for the account."""
     splits: dict[str, Pairs]
     """`train`, `val`, `test`, a requested one, or the single split `WHOLE`."""
     classes: tuple[str, ...] = ()
-    """Classes that the layout itself defines; empty if none."""
+    """Classes that the layout itself defines; empty if it defines none."""
     ignored: tuple[str, ...] = ()
-    """Values that the layout itself ignores, as they are typed as an option."""
+    """Values that the layout itself ignores, as one types them for an option."""
     several: SeveralMasks = "auto"
-    """What several masks of one image are; `auto` where none has several."""
+    """What the masks of an image with several show; `auto` where no image has several."""
 
     @property
     def drawn(self) -> bool:
-        """Whether the labels of masks are known, whatever values their files hold."""
+        """Whether labels follow from shapes or file names, whatever values mask files hold."""
         return self.layout in ("coco", "labelme") or self.several == "classes"
 
 
 class Side(NamedTuple):
-    """One side of the pairs: a folder, and the files below it, relative to it."""
+    """The images, or the masks, of some pairs: a folder, and the files in it, relative to it."""
 
     folder: str
     files: list[str]
     suffix: str = ""
-    """What the names of those that count end in, before their extension."""
+    """Only files whose names end in this, before their extension, count."""
 
     def path(self, name: str) -> str:
-        """Relative to the data's folder."""
+        """The path of one of the files relative to the data's folder."""
         return f"{self.folder}/{name}" if self.folder else name
 
     def stems(self, spelled: Callable[[str], str] = str) -> dict[str, str]:
-        """The files that have the suffix, by their stem without it.
+        """The files that have the suffix, by their stem without it, which `spelled` may normalise.
 
-        Errors: DataError for two that differ in extension or spelling only.
+        Raises:
+            DataError: Two of them differ in extension or spelling only.
         """
         found: dict[str, str] = {}
         for name in self.files:
@@ -118,7 +119,7 @@ class Side(NamedTuple):
 
 
 def inside_wrappers(path: str) -> str:
-    """The folder that holds the data, where those above hold nothing but it and a README."""
+    """The folder that holds the data, if it lies in folders with nothing else but a README."""
     while Path(path).is_dir():
         entries = [one for one in Path(path).iterdir() if not file_to_skip(one.name)]
         folders = [one for one in entries if one.is_dir() and not folder_to_skip(one.name)]
@@ -130,21 +131,21 @@ def inside_wrappers(path: str) -> str:
 
 
 class Search:
-    """Reads folders, each once, and collects what is decided and skipped on the way."""
+    """Lists folders, each once, and collects notes and skipped files on the way."""
 
     def __init__(self, path: str, config: MaskConfig, extra_split: str = "") -> None:
         self.path, self.root, self.config = path, Path(path), config
         self._extra_split = extra_split
         self._listing = cache(self._listed)
         self.folders = cache(self._folders)
-        """The names of the folders directly in a folder; none of what is no folder."""
+        """The names of the folders directly in a folder; empty if that is not a folder."""
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
         self.read = set[Path]()
-        """Files that say something, and were heard."""
+        """Files beside the data, such as lists and legends, that were read."""
 
     def note(self, remark: str) -> None:
-        """Keep a remark for the account, once."""
+        """Add a remark to the account, unless it is there already."""
         self.notes[remark] = None
 
     def name_of(self, place: Path) -> str:
@@ -160,7 +161,16 @@ class Search:
         return self._listing(folder).paths
 
     def side(self, folder: str, suffix: str = "", *, remedy: str = "") -> Side:
-        """All image files below a folder. Errors: DataError if there is none."""
+        """All image files below a folder, as one side of some pairs.
+
+        Args:
+            folder: Relative to the data's folder.
+            suffix: Only files whose names end in this, before their extension, count.
+            remedy: What the error message advises; by default what is there decides.
+
+        Raises:
+            DataError: The folder has no image files.
+        """
         paths = self.images(folder)
         if not paths:
             raise self.no_images(folder, remedy)
@@ -168,15 +178,13 @@ class Search:
         return Side(folder, paths, suffix)
 
     def by_stem(self, folder: str) -> dict[str, str]:
-        """The image files below a folder, relative to the data's, by their names without extension.
-
-        Errors: DataError for two that differ in it only.
-        """
+        """The image files below a folder by their names without extension, as paths relative to the
+        data's folder. Raises DataError for two that differ in their extension only."""
         side = Side(folder, self.images(folder))
         return {stem: side.path(name) for stem, name in side.stems().items()}
 
     def no_images(self, folder: str, remedy: str = "") -> DataError:
-        """The error for a folder without image files, which names those that are there."""
+        """The error for a folder without image files, which says what files are there instead."""
         error = no_images(str(self.root / folder), self._listing(folder).skipped)
         return DataError(error.problem, remedy=remedy or error.remedy)
 
@@ -187,11 +195,14 @@ class Search:
     def _folders(self, base: str = "") -> list[str]:
         if not (self.root / base).is_dir():
             return []
-        with os.scandir(self.root / base) as entries:  # of a million images, asks none
+        with os.scandir(self.root / base) as entries:  # needs no system call for each image
             return sorted((entry.name for entry in entries if entry.is_dir()), key=natural_key)
 
     def splits(self, base: str = "") -> dict[str, str]:
-        """The folders directly in a folder that are splits, or the extra one, by what they are."""
+        """The folders of splits directly in a folder, by split; the extra split is one of them.
+
+        Raises DataError if two folders stand for the same split.
+        """
         found: dict[str, str] = {}
         for name in self.folders(base):
             split = self.split_called(name)
@@ -205,13 +216,19 @@ class Search:
         return found
 
     def split_called(self, name: str) -> str | None:
-        """The split that a name stands for: `train`, `val` or `test`, or the extra one itself."""
+        """The split that a name stands for: `train`, `val`, `test`, or the extra split itself."""
         return name if name and name == self._extra_split else split_called(name)
 
     def unmasked_are_background(self, unmasked: list[str], total: int, where: str) -> bool:
         """Whether images without a mask are used, as background.
 
-        Errors: DataError for such images, unless `unmasked` says what they are.
+        Args:
+            unmasked: The images without a mask.
+            total: The number of images among which they are.
+            where: Where no mask was found, in words for the error message.
+
+        Raises:
+            DataError: There are such images, and --unmasked does not say what they are.
         """
         choice = self.config.unmasked
         if unmasked and choice == "refuse":
@@ -231,12 +248,15 @@ class Search:
         return choice == "background"
 
     def match(self, images: Side, masks: Side) -> Matched:
-        """Every image, and its mask if it has one.
+        """Match every image with its mask, if it has one.
 
-        Names are alike, but for the extension; or all masks carry the extension of their image
-        (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may
-        differ. Else an image may have several, with more in their names (`x_1.png`, `road/x.png`).
-        Errors: DataError for masks without an image, and names with two readings.
+        Their names are equal but for the extension; or the names of all masks include the extension
+        of their image (`x.jpg.png`), or have one ending (`x_mask.png`). Case and Unicode form may
+        differ. If none of this holds, an image may have several masks, each with an addition to its
+        name (`x_1.png`, `road/x.png`).
+
+        Raises:
+            DataError: A mask has no image, or the names can be read in two ways.
         """
         stated = self.config.several_masks != "auto"
         for difference, spelled in () if stated else _SPELLINGS:  # noqa: B007 - read below
@@ -268,9 +288,9 @@ class Search:
         return {images.path(name): found.get(stem) for stem, name in by_image.items()}
 
     def _several(self, images: Side, masks: Side) -> Matched:
-        """Every image, with the masks that it has: several, or as many as an option takes so.
+        """Match every image with several masks; or with any number if --several-masks is given.
 
-        Errors: DataError if there is no such reading.
+        Raises DataError if the names do not allow it.
         """
         by_image, by_mask = images.stems(), masks.stems()
         files = {stem: masks.path(name) for stem, name in by_mask.items()}
@@ -294,24 +314,23 @@ class Search:
 
     def _skip_others(self, side: Side, used: Mapping[str, str]) -> None:
         read = {*used.values()}
-        for name in side.files:  # in their order: the account names the first ones
+        for name in side.files:  # in this order, as the account names the first ones
             if name not in read:
                 self.skipped.add(f"its name does not end in '{side.suffix}'", side.path(name))
 
     def with_masks(self, matched: Matched, where: str) -> Pairs:
-        """Every image with its mask.
-
-        Errors: DataError for images without one, unless `unmasked` says what they are.
-        """
+        """Every image with its mask; images without one as --unmasked says. `where` is where no
+        mask was found, in words. Raises DataError for such images without that option."""
         unmasked = [image for image, mask in matched.items() if mask is None]
         background = self.unmasked_are_background(unmasked, len(matched), where)
         return [(image, mask) for image, mask in matched.items() if mask or background]
 
 
 def by_folders(path: str, pairs: Iterable[tuple[str, Mask]]) -> dict[str, list[tuple[str, Mask]]]:
-    """Images with what belongs to each, by the splits that their folders are called.
+    """Divide images, each with its mask, by the splits that folders in their paths name.
 
-    Errors: DataError if only some lie in such folders.
+    Raises:
+        DataError: Only some of the images lie in such folders.
     """
     splits: dict[str, list[tuple[str, Mask]]] = {}
     for image, mask in pairs:
@@ -330,7 +349,7 @@ def _stem(name: str) -> str:
 
 
 def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Ways to read the names of all masks: a remark, and the image's stem for each mask's."""
+    """Ways to read the names of all masks, each as a remark and the image's stem by mask's stem."""
     if masks.keys() <= images.keys():
         yield "", {stem: stem for stem in masks}
     names = {stem + PurePosixPath(name).suffix: stem for stem, name in images.items()}
@@ -343,7 +362,7 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
             found = {stem: stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
             if len(found) == len(masks) and set(found.values()) <= images.keys():
                 yield f"the names of masks end in '{printable(suffix)}'", found
-    # The numbers of img_10 and img_11 are no part of what they share.
+    # What img_10 and img_11 share ends before their numbers.
     begins = [
         os.path.commonprefix([*names]).rstrip("0123456789")  # noqa: RUF071
         for names in (masks, images)
@@ -366,7 +385,7 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
 
 
 def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """The rules that give every mask an image of its own, but for those that give the same."""
+    """The readings that give every mask an image of its own, each different reading once."""
     ways: list[tuple[str, dict[str, str]]] = []
     for remark, found in _rules(masks, images):
         if len(set(found.values())) == len(found) and found not in [other for _, other in ways]:

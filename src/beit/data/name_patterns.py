@@ -1,7 +1,7 @@
-"""What patterns find in the names of images: their classes, or the groups that belong together.
+"""Patterns that find the class or the group of an image in its name.
 
-Images of one group, as those of one patient or place, are held out together or not at all: where
-some of them are learned from and others measured on, scores come out too high.
+Images of one group, such as those of one patient or place, are held out together or not at all: if
+some were trained on and others measured on, scores would come out too high.
 """
 
 from __future__ import annotations
@@ -21,22 +21,29 @@ from beit.rng import drawn_order
 from beit.terminal import counted, quoted
 
 MOST = 3
-"""Patterns that are suggested."""
+"""Patterns that are suggested at most."""
 LOOKED_AT = 2000
-"""Names that are enough to see how all are made."""
+"""Names that are searched at most; they suffice to see how all are formed."""
 MOST_WORDS = 6
-"""Before the one that says the class."""
+"""Words from the beginning of a name among which the class is looked for."""
 IMAGES_PER_CLASS = 2
-"""At least, on average, or a word is no class."""
+"""The average number of images from which on a word is taken for a class."""
 _LETTER = re.compile("[^\\W\\d_]")
 _SIGNS = {"_": "_", "-": "-", ".": r"\.", " ": " "}
-"""What stands between words, and how patterns write it."""
+"""The characters between words, and how patterns write them."""
 
 
 def found_in(names: Sequence[str], pattern: str, option: str) -> list[str]:
-    """What the pattern of an option finds in each name: in its first parentheses, or as a whole.
+    """What a pattern finds in each name: its first group or, without one, the whole match.
 
-    Errors: ConfigError for a pattern that is none, DataError for names in which it finds nothing.
+    Args:
+        names: The names of the images.
+        pattern: A regular expression, which is searched anywhere in a name.
+        option: The name of the option that holds it, for messages.
+
+    Raises:
+        ConfigError: The pattern is not a regular expression.
+        DataError: It finds nothing in some of the names.
     """
     check_pattern(option, pattern)
     compiled = re.compile(pattern, re.DOTALL)
@@ -53,8 +60,15 @@ def found_in(names: Sequence[str], pattern: str, option: str) -> list[str]:
 
 
 def classes_in(names: Sequence[str], pattern: str, *, needed: bool) -> list[str]:
-    """The class that `label_pattern` finds in each name. Unless they are `needed`, none at all
-    where it finds nothing in any: test sets are published without answers. Errors: as `found_in`.
+    """The class that a pattern finds in each name.
+
+    Args:
+        names: The names of the images.
+        pattern: The value of `label_pattern`.
+        needed: Whether it is an error if the pattern finds nothing in any name. Otherwise the
+            result is then empty, as test sets are often published without labels.
+
+    Raises the errors of `found_in`.
     """
     if not needed and not any(map(re.compile(pattern, re.DOTALL).search, names)):
         return []
@@ -62,8 +76,8 @@ def classes_in(names: Sequence[str], pattern: str, *, needed: bool) -> list[str]
 
 
 def suggested_patterns(names: Sequence[str]) -> str:
-    """For a remedy: `label_pattern` as it would be typed for these names, and what it would find;
-    empty where no class shows in them."""
+    """Values of `label_pattern` that suit these names, as typed, with the classes that they find:
+    an addition to a remedy. Empty if no pattern finds classes."""
     found = _class_patterns(names)
     in_words = {one: classes for one, classes in found.items() if any(map(_LETTER.search, classes))}
     typed = [f"--label-pattern '{one}' finds {quoted(classes)}"
@@ -72,8 +86,8 @@ def suggested_patterns(names: Sequence[str]) -> str:
 
 
 def _class_patterns(names: Sequence[str]) -> dict[str, list[str]]:
-    """The patterns that may find the classes in names, with what they find: two classes or more,
-    most of several images. Of those that divide the images alike the first."""
+    """The patterns that may find the classes in names, with the classes: at least two, of at least
+    two images on average. Of patterns that divide the images alike, only the first is kept."""
     sample = names[:: len(names) // LOOKED_AT + 1]
     found: dict[str, list[str]] = {}
     divisions = set[tuple[int, ...]]()
@@ -92,7 +106,8 @@ def _class_patterns(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _possible() -> Iterator[str]:
-    """All before the last number (`cat.0.jpg`), the last word (`0-cat.jpg`), and any other."""
+    """Patterns for all that precedes a final number (`cat.0.jpg`), for the last word (`0-cat.jpg`),
+    and for each of the first words."""
     for sign in _SIGNS.values():
         yield rf"([^/]+){sign}[0-9]+\."
     yield r"([^/]+) \([0-9]+\)\."
@@ -109,21 +124,30 @@ class Groups(NamedTuple):
 
     names: tuple[str, ...]
     of: np.ndarray
-    """Of each image the place of its group among the names, int64 [n]."""
+    """The index in `names` of the group of each image, int64 [n]."""
     images: np.ndarray
-    """How many images of each class each group has, int64 [G, C]; those without a label are a class
-    of their own."""
+    """How many images of each class each group has, int64 [G, C+1]; the last column counts images
+    without a label."""
 
     @classmethod
     def of_source(cls, source: ImageSource, pattern: str) -> Groups:
-        """Those of the images of a source. Errors: as `found_in`."""
+        """The groups of the images of a source. Raises the errors of `found_in`."""
         return cls.of_names(keys_of(source), pattern, source.targets, len(source.classes))
 
     @classmethod
     def of_names(
         cls, keys: Sequence[str], pattern: str, targets: np.ndarray | None = None, classes: int = 0
     ) -> Groups:
-        """Those of images of these names; targets as `ImageSource.targets`."""
+        """The groups of images with these names.
+
+        Args:
+            keys: The names of the images.
+            pattern: Finds the group in a name.
+            targets: Their classes, as `ImageSource.targets`; None without labels.
+            classes: The number of classes.
+
+        Raises the errors of `found_in`.
+        """
         each = found_in(keys, pattern, "groups")
         names = tuple(sorted(set(each), key=natural_key))
         number = {name: at for at, name in enumerate(names)}
@@ -139,16 +163,17 @@ class Groups(NamedTuple):
         return cls(names, of, images)
 
     def hold_out(self, split: float, seed: int) -> np.ndarray:
-        """Which images are held out, bool [n]: whole groups, of every class as near to the fraction
-        as they come, and never all that have a class.
+        """Which images are held out, bool [n]: whole groups, so that the fraction of each class is
+        as near to `split` as they allow, and never all groups of a class.
 
-        Errors: DataError if there is nothing to divide.
+        Raises:
+            DataError: No group can be held out, as each has all images of a class.
         """
         held = np.zeros(len(self.names), np.bool_)
         left = self.images.sum(axis=0)
 
         def hold(at: int) -> bool:
-            """Unless a class would have no image to learn from."""
+            """Hold a group out unless a class would have no image left to train on."""
             rest = left - self.images[at]
             held[at] = bool(rest[self.images[at] > 0].all())
             left[:] = rest if held[at] else left
@@ -160,7 +185,7 @@ class Groups(NamedTuple):
             for at in members[~held[members]].tolist():
                 if sizes[at] < 2 * (wanted - sizes[held].sum()):  # nearer with it than without
                     hold(at)
-            if not sizes[held].any():  # all groups are large, and the smallest one has to do
+            if not sizes[held].any():  # all groups are too large: take the smallest that can go
                 any(map(hold, members[np.argsort(sizes[members], kind="stable")].tolist()))
         if not held.any():
             raise DataError(
@@ -172,12 +197,14 @@ class Groups(NamedTuple):
         return images
 
     def folds(self, count: int, seed: int) -> np.ndarray:
-        """The fold that holds each image out, int64 [n]: of every class about as many images in
-        each, and never those of one group in two.
+        """The fold that holds each image out, int64 [n]: each fold has about as many images of each
+        class, and all images of a group are in one fold.
 
-        Errors: DataError for a class in a single group, of which one fold would learn nothing.
+        Raises:
+            DataError: There are fewer groups than folds, or a class lies in a single group, so that
+                one fold would have no image of it to train on.
         """
-        fewest = (self.images > 0).sum(axis=0)[:-1]  # of the classes
+        fewest = (self.images > 0).sum(axis=0)[:-1]  # without the column of unlabelled images
         if len(self.names) < count or (fewest == 1).any():
             raise DataError(
                 f"{counted(len(self.names), 'group')} of images cannot be divided into {count} "
@@ -189,7 +216,7 @@ class Groups(NamedTuple):
         for label, members in self._by_class("fold", seed):
             images = self.images[:, label]
             have = np.bincount(fold[fold >= 0], images[fold >= 0], minlength=count)
-            # Large groups first, or the last one decides.
+            # Large groups come first, as smaller ones can then even out the folds.
             for at in members[np.argsort(-images[members], kind="stable")]:
                 if fold[at] < 0:
                     fold[at] = np.lexsort((sizes, have))[0]
@@ -199,7 +226,8 @@ class Groups(NamedTuple):
         return numbers
 
     def _by_class(self, purpose: str, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Each class with its groups, the rarest first; groups in the order of a hash of names."""
+        """Each class with its groups: classes in the order of the number of groups that have them,
+        fewest first, groups in a random order that depends on their names and the seed."""
         order = drawn_order(self.names, purpose, seed)
         has = self.images > 0
         for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
@@ -207,13 +235,19 @@ class Groups(NamedTuple):
                 yield label, order[has[order, label]]
 
     def words(self, held: Sequence[str], pattern: str) -> str:
-        """How many were held out, with images of these names, for an account."""
+        """How many groups were held out, given the names of the images, for an account."""
         number = len({*found_in(held, pattern, "groups")})
         return f"in {number} of {counted(len(self.names), 'group')} (--groups {pattern})"
 
 
 def in_both(train: Sequence[str], held_out: Sequence[str], pattern: str) -> str:
-    """What to say of groups in both of two parts that the data have, of images of these names."""
+    """A note on groups with images in both parts of data that come divided.
+
+    Args:
+        train: The names of the images for training.
+        held_out: Those of the images for validation.
+        pattern: Finds the group in a name.
+    """
     learned, held = ({*found_in(keys, pattern, "groups")} for keys in (train, held_out))
     shared = sorted(learned & held, key=natural_key)
     if not shared:

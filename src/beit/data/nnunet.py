@@ -1,6 +1,6 @@
 """The folders of nnU-Net: imagesTr/CASE_0000.png, labelsTr/CASE.png, and dataset.json.
 
-Source: nnU-Net v2, documentation/dataset_format.md; v1 has the labels the other way round.
+Source: nnU-Net v2, documentation/dataset_format.md; in v1 `labels` maps values to names.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ _VOLUMES = (
 class _Labels(NamedTuple):
     classes: tuple[str, ...]
     ignored: tuple[str, ...]
-    """Values, as they are typed as an option."""
+    """Values, as one types them for an option."""
 
 
 def is_nnunet(search: Search) -> bool:
-    """Whether a folder has that layout."""
+    """Whether a folder has the layout of nnU-Net."""
     return {*TRAINING} <= {*search.folders()}
 
 
 def read_nnunet(search: Search) -> FoundMasks:
-    """The images of imagesTr/ to learn from, with the labels of their cases; those of imagesTs/ are
-    the split for testing, where there are labelsTs/.
+    """The images of imagesTr/ for training, with the labels of their cases; if there is labelsTs/,
+    the images of imagesTs/ are the test split.
 
-    Errors: DataError for volumes, channels in files of their own, images or labels that stand
-    alone, and a dataset.json of another form or with regions.
+    Raises:
+        DataError: The files are volumes, channels lie in files of their own, images or labels lack
+            their partner, or dataset.json has another form or regions.
     """
     labels = _labels(search)
     splits = {"train": search.with_masks(_matched(search, *TRAINING), f"in {TRAINING[1]}")}
@@ -56,7 +57,7 @@ def read_nnunet(search: Search) -> FoundMasks:
 
 
 def _matched(search: Search, images: str, masks: str) -> Matched:
-    """Every image, and the labels of its case if it has any."""
+    """Every image, with the file of labels of its case if there is one."""
     of_images, of_masks = (search.side(folder, remedy=_VOLUMES) for folder in (images, masks))
     files: dict[str, str] = {}
     for stem, name in of_images.stems().items():
@@ -81,7 +82,7 @@ def _matched(search: Search, images: str, masks: str) -> Matched:
 
 
 def _labels(search: Search) -> _Labels:
-    """The classes by dataset.json, in the order of their values; none without that file."""
+    """The classes that dataset.json names, in the order of their values; none without that file."""
     place = search.root / _DATASET
     if not place.is_file():
         return _Labels((), ())
@@ -98,7 +99,7 @@ def _labels(search: Search) -> _Labels:
 
 
 def _values(place: Path) -> dict[str, int]:
-    """The value of each label."""
+    """The value of each label in dataset.json."""
     form = 'write "labels": {"background": 0, "tumour": 1}, as nnU-Net does'
     labels = read_object(place, DataError, form).get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -108,7 +109,7 @@ def _values(place: Path) -> dict[str, int]:
             f"the labels of {place} are regions, which overlap",
             remedy="give each pixel one class, with a number of its own",
         )
-    if all(isinstance(value, str) for value in labels.values()):  # of version 1
+    if all(isinstance(value, str) for value in labels.values()):  # version 1
         labels = {
             name: int(value) if value.isdecimal() else value for value, name in labels.items()
         }

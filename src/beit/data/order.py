@@ -1,9 +1,10 @@
-"""Which sample comes when: the order is a pure function of (seed, epoch), randomness of the sample.
+"""The order of samples, a pure function of (seed, epoch), and the randomness of each sample, a pure
+function of (seed, epoch, index).
 
-Nothing here has a state, so that a resumed run, another number of worker processes, of ranks or of
-micro-batches reads the same samples in the same order with the same augmentations. Any position is
-computed alone, in memory that grows with the number of shards and not of samples. Images of rare
-classes may come several times, or their classes have weights in the loss.
+Nothing here has a state, so that a resumed run, or one with another number of worker processes,
+ranks or micro-batches, reads the same samples in the same order with the same augmentations. Any
+position is computed on its own, in memory that grows with the number of shards and not of samples.
+Images of rare classes may come several times, or rare classes have larger weights in the loss.
 """
 
 from __future__ import annotations
@@ -21,17 +22,24 @@ from beit.rng import derive_seed
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> random.Random:
-    """The source of every random choice for one sample in one epoch."""
+    """The generator for every random choice about one sample in one epoch.
+
+    Args:
+        seed: The seed of the run.
+        epoch: Counted from 0.
+        index: The place of the sample in its source.
+    """
     return random.Random(derive_seed("sample", seed, epoch, index))
 
 
 class Permutation:
-    """A keyed permutation of the numbers below `length`: where each goes is computed, never kept.
+    """A keyed permutation of the numbers below `length`, which computes where each goes and stores
+    no table.
 
     A Feistel network over pairs (left, right) with `left` below a and `right` below b, where a * b
     is just above the length and a and b are nearly equal (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002, method 3); results beyond the length are permuted again until
-    they are inside, which at a million numbers one in two thousand needs.
+    arbitrary finite domains", 2002, method 3). Results beyond the length are permuted again until
+    they are inside; of a million numbers, one in two thousand needs that.
     """
 
     ROUNDS: ClassVar[int] = 10
@@ -44,7 +52,7 @@ class Permutation:
         self._keys = _hashed(rounds + np.uint64(derive_seed("permutation", *key)))
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
-        """Where the places go, both int64 of any shape, from 0 to `length` - 1."""
+        """Where each place goes; both are int64 of any shape, from 0 to `length` - 1."""
         found = self._permuted(places.astype(np.uint64))
         while (outside := found >= self.length).any():
             found[outside] = self._permuted(found[outside])
@@ -55,7 +63,7 @@ class Permutation:
         sides = [values // width, values % width]
         for number, key in enumerate(self._keys):
             here, size = number % 2, np.uint64((self._left, self._right)[number % 2])
-            # The upper 32 bits times the size: a fair choice below it without a division.
+            # The upper 32 bits times the size give a fair number below it without a division.
             drawn = (_hashed(sides[1 - here] + key) >> np.uint64(32)) * size >> np.uint64(32)
             sides[here] = (sides[here] + drawn) % size
         return sides[0] * width + sides[1]
@@ -70,20 +78,20 @@ def _hashed(values: np.ndarray) -> np.ndarray:
 
 
 class FullOrder:
-    """The samples of every epoch, each once; any may come at any position."""
+    """Every epoch has each sample once; any sample may come at any position."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
         self._permutation = lru_cache(4)(lambda epoch: Permutation(length, "order", seed, epoch))
 
     def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """The samples at some positions of an epoch, both int64 [n]."""
+        """The samples at some positions of an epoch; both are int64 [n]."""
         return self._permutation(epoch)(positions)
 
 
 class SortedOrder:
-    """The full order of runs that began before it was computed position by position: sorted random
-    bits, which NumPy promises for all versions, in an array for each epoch."""
+    """The full order of runs from before it was computed position by position: an array for each
+    epoch, made by sorting random bits, which NumPy guarantees to be the same in all versions."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
@@ -99,34 +107,35 @@ class SortedOrder:
 
 
 class _Shuffled(NamedTuple):
-    """The shards of an epoch in their order, cut where a lane ends."""
+    """The shards of an epoch in their order, cut into pieces where a lane ends."""
 
     firsts: np.ndarray
     """The first sample of each piece, int64 [pieces]."""
     starts: np.ndarray
-    """Samples before each piece and before the end, int64 [pieces + 1]."""
+    """How many samples precede each piece, and how many there are, int64 [pieces + 1]."""
     lanes: np.ndarray
-    """The first piece of each lane, and behind the last, int64 [lanes + 1]."""
+    """The first piece of each lane, and the number of pieces, int64 [lanes + 1]."""
     offset: int
-    """Place of the epoch's first sample in its batch."""
+    """The position of the epoch's first sample in its batch."""
 
 
 class ShardOrder:
-    """Shards are permuted, and a few of them at a time are mixed: for data that is far away.
+    """Permutes shards, and mixes the samples of a few of them at a time: for remote data.
 
-    Every batch takes the same places from the same lanes, each of which is a stretch of the shards
-    in an order that is drawn once; in each epoch the shards of a lane are permuted again. As a
-    process takes a stretch of each batch, it reads some of the lanes and never the others: machines
-    share the shards instead of all fetching all of them, and each finds its own again in the next
-    epoch. The number of lanes follows from that of shards and the batch alone, and with it which
-    samples a batch has, whoever reads it.
+    The shards are drawn in a random order once and divided into lanes, contiguous stretches of
+    about the same number of samples. Each position of a batch belongs to one lane, and in each
+    epoch the shards of a lane are permuted anew. A process reads a contiguous slice of each batch,
+    hence some of the lanes and never the others: machines divide the shards among themselves
+    instead of all fetching all of them, and each needs the same ones in the next epoch. The number
+    of lanes, and so which samples form a batch, depends on the number of shards and the batch size
+    alone, whoever reads the batch.
     """
 
     MOST_LANES = 64
     SHARDS_PER_LANE = 32
-    """At least: a shard on the border of two lanes is fetched for both."""
+    """The least number: a shard on the border of two lanes is fetched for both."""
     MIXED = 32
-    """Shards that are mixed at a time over all lanes, and no fewer than two in each."""
+    """Shards that are mixed at a time over all lanes; in each lane at least two."""
 
     def __init__(self, counts: np.ndarray, seed: int, batch: int) -> None:
         filled = np.flatnonzero(counts)
@@ -138,7 +147,7 @@ class ShardOrder:
         ):
             self.lanes *= 2
         self.mixed = max(self.MIXED // self.lanes, 2)
-        """Shards that are mixed at a time in each lane."""
+        """How many shards are mixed at a time in each lane."""
         drawn = filled[Permutation(len(filled), "shards", seed)(np.arange(len(filled)))]
         self._firsts, self._ends = (np.cumsum(counts) - counts)[drawn], np.cumsum(counts[drawn])
         self._seed, self._batch = seed, batch
@@ -148,8 +157,8 @@ class ShardOrder:
         )
 
     def _taken(self, places: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Samples that a lane has given before some places of the batches since the first one that
-        the epoch has a part in."""
+        """How many samples each lane has contributed before each place, counted from the beginning
+        of the epoch's first batch, which may lie in the epoch before."""
         each = self._batch // self.lanes
         rest = places % self._batch - lanes * each
         taken: np.ndarray = places // self._batch * each + np.clip(rest, 0, each)
@@ -200,7 +209,17 @@ def _divisors(number: int) -> str:
 
 
 def check_division(batch: int, world: int, micro_batch: int) -> None:
-    """ConfigError, with the legal values, unless `batch` is a multiple of world * micro_batch."""
+    """Check that a batch can be divided among processes and into micro-batches.
+
+    Args:
+        batch: Images of one step over all processes.
+        world: The number of processes.
+        micro_batch: Images that a process computes at a time.
+
+    Raises:
+        ConfigError: `batch` is not a multiple of world * micro_batch; the message names legal
+            values.
+    """
     if min(batch, world, micro_batch) < 1:
         raise ConfigError(
             f"batch {batch}, micro-batch {micro_batch} and {world} processes must be positive",
@@ -224,13 +243,24 @@ def check_division(batch: int, world: int, micro_batch: int) -> None:
 def step_samples(
     step: int, *, order: Order, batch: int, rank: int = 0, world: int = 1, micro_batch: int
 ) -> list[list[tuple[int, int]]]:
-    """The micro-batches of (epoch, index) that a rank reads for a step; steps count from 0.
+    """The micro-batches of (epoch, index) that a rank reads for a step.
 
     Position p of the endless stream is in epoch p // length, at position p % length of the order.
     A step takes the next `batch` positions, rank r the r-th contiguous slice of them, and a
     micro-batch a contiguous slice of that: concatenated over micro-batches and ranks, a step is the
     same for every world and micro-batch. An epoch border may lie inside a batch.
-    Errors: ConfigError if the batch cannot be divided, DataError if there are no samples.
+
+    Args:
+        step: Counted from 0.
+        order: The order of the samples.
+        batch: Images of one step over all ranks.
+        rank: The rank of this process.
+        world: The number of ranks.
+        micro_batch: Images that a rank computes at a time.
+
+    Raises:
+        ConfigError: The batch cannot be divided.
+        DataError: There are no samples.
     """
     check_division(batch, world, micro_batch)
     if order.length < 1:
@@ -247,10 +277,10 @@ def step_samples(
 
 
 def class_weights(counts: np.ndarray, how: ClassWeights) -> np.ndarray | None:
-    """The weight of each class in the loss, float32 [C], for how often it occurs; None for `none`.
+    """The weight of each class in the loss, float32 [C], from how often it occurs; None for `none`.
 
-    Their mean over what they are counted of (images, labels, pixels) is 1, so that the loss of
-    chance stays what it is. A class that never occurs has weight 0.
+    The mean weight of all that was counted (images, labels or pixels) is 1, so that the loss at
+    chance level does not change. A class that never occurs has weight 0.
     """
     if how == "none":
         return None
@@ -264,14 +294,14 @@ def class_weights(counts: np.ndarray, how: ClassWeights) -> np.ndarray | None:
 def balanced_places(targets: np.ndarray, seed: int) -> np.ndarray:
     """The images of an epoch in which the classes are balanced, int64; some come several times.
 
-    Of one class each, int64 [n], all classes come as often as the most frequent one. Of several,
-    bool [n, C], where an image of a rare class is one of a frequent class too, an image comes
-    round(sqrt(most / n)) times for the rarest of its classes, which has n images (repeat factor
-    sampling; Gupta et al. 2019, arXiv:1908.03195, section 5.1, with the most frequent class as the
-    threshold).
+    If targets are class ids, int64 [n], every class comes as often as the most frequent one. If
+    they are several labels, bool [n, C], an image of a rare class may also be one of a frequent
+    class: it comes round(sqrt(most / n)) times, where n is the number of images of the rarest of
+    its classes and `most` that of the most frequent class (repeat factor sampling; Gupta et al.
+    2019, arXiv:1908.03195, section 5.1, with the most frequent class as the threshold).
     """
     everyone = np.arange(len(targets))
-    order = Permutation(len(targets), "order", seed, 0)(everyone)  # whose turn it is once more
+    order = Permutation(len(targets), "order", seed, 0)(everyone)  # which are repeated once more
     if targets.ndim == 2:
         counts = targets.sum(axis=0)
         factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))

@@ -1,4 +1,5 @@
-"""Any images into tar shards: whole shards only, and a stopped packing goes on where it was."""
+"""Packs any images into tar shards. Only whole shards are visible, and a stopped packing continues
+where it was."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ ELSEWHERE = "pack into another folder"
 
 
 class Packed(NamedTuple):
-    """What was written."""
+    """The shards that were written."""
 
     folder: Path
     shards: int
@@ -51,7 +52,8 @@ class Packed(NamedTuple):
 
 
 def _members(name: str, record: Record, classes: tuple[str, ...]) -> dict[str, bytes]:
-    """The files of one sample; a label as number and by name, several of them by their names."""
+    """The files of one sample: a single label as its id (.cls) and name (.json), several by name
+    only (.json)."""
     files = {name: record.data}
     if record.target is not None and classes:
         stem = name.rpartition(".")[0]
@@ -68,17 +70,17 @@ def _members(name: str, record: Record, classes: tuple[str, ...]) -> dict[str, b
 class _Packer:
     """Writes a source's images in order, shard by shard.
 
-    The layout takes everything before the first dot of a name for what the files of a sample share,
-    so each name has one dot, and no two samples share what is before it.
+    In the layout of WebDataset the files of a sample share what precedes the first dot of their
+    names. So each name is given one dot, and what precedes it is different for all samples.
     """
 
     def __init__(self, source: ImageSource) -> None:
         self._source, self._next = source, 0
         self._taken: set[int] = set()
-        """The hashes of what is before the dots."""
+        """The hashes of what precedes the dots."""
 
     def write(self, folder: Path, shard_bytes: int) -> list[str]:
-        """The names of all shards, those from an earlier call among them."""
+        """Write all shards that are not there yet. Returns the names of all."""
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tar.*"):
             leftover.unlink()
@@ -101,8 +103,8 @@ class _Packer:
         return shards
 
     def _name(self) -> str:
-        """Of the next image: its key where the layout allows it; without an extension the content
-        tells it."""
+        """The name of the next image: its key, changed where the layout does not allow it. If the
+        key lacks an extension, the content tells it."""
         parts = self._source.key(self._next).split("/")
         path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
         extension = path.suffix
@@ -139,7 +141,7 @@ class _Packer:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)
                 index = write_index(build_index(file)._replace(sha256=sha256), Stamp(size, ""))
-            # The index first: a shard that can be seen has one.
+            # The index comes first, so that every visible shard has one.
             replace_file(shard.with_name(shard.name + SUFFIX), [index])
             partial.replace(shard)
         finally:
@@ -149,13 +151,13 @@ class _Packer:
         files = _members(self._name(), self._source.read(self._next), self._source.classes)
         self._next += 1
         for name, data in files.items():
-            member = tarfile.TarInfo(name)  # no times or owners: the same images, the same shards
+            member = tarfile.TarInfo(name)  # no times or owners: the same images give equal shards
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
 
 
 def _complete(shard: Path) -> ShardIndex | None:
-    """The index of a shard that an earlier call finished."""
+    """The index of a shard that an earlier call finished; None if none did."""
     beside = shard.with_name(shard.name + SUFFIX)
     if not (shard.is_file() and beside.is_file()):
         return None
@@ -163,7 +165,10 @@ def _complete(shard: Path) -> ShardIndex | None:
 
 
 def _start(out: Path, plan: dict[str, object]) -> bool:
-    """Begin, or go on with the same plan; False if it is done. Errors: RunFolderError."""
+    """Begin, or continue with the same plan; False if all is packed already.
+
+    Raises RunFolderError if the folder holds something else.
+    """
     for name in (MANIFEST, UNFINISHED):
         if (out / name).is_file():
             known = read_object(out / name, RunFolderError, ELSEWHERE)
@@ -190,7 +195,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
 
 
 def _write(out: Path, parts: Mapping[str, ImageSource], shard_size: int) -> None:
-    """All shards that are not there yet, then the manifest."""
+    """Write all shards that are not there yet, then the manifest."""
     import beit
 
     fingerprints = {part: source.fingerprint() for part, source in parts.items()}
@@ -213,9 +218,8 @@ def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RE
     """Write images in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.
 
-    The bytes of each image stay as they are, in the same order with the same names, so that a run
-    learns the same from them; labels stand beside each image as `.cls` and `.json`. The same call
-    goes on with what was stopped.
+    Images keep their bytes, order and names, so that a run learns the same from them; their labels
+    stand beside them as `.cls` and `.json`. After an interruption the same call continues.
 
     Args:
         data: Images in any form that a run reads.

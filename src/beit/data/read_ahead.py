@@ -1,4 +1,4 @@
-"""Shards are fetched before they are needed, by a process of its own beside those that read."""
+"""Fetches shards before they are needed, in a separate process beside those that read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from beit.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 AT_A_TIME = 4
-"""Shards that one process fetches beside each other: a single connection to object storage is
-slower than the network."""
+"""Shards that one process fetches at a time: a single connection to object storage is slower than
+the network."""
 
 
 class WholeShards(NamedTuple):
@@ -38,17 +38,17 @@ class WholeShards(NamedTuple):
 def whole_shards(
     source: ImageSource, config: LoaderConfig, at_once: int | None, *, needed: bool
 ) -> WholeShards | None:
-    """The source with its remote shards fetched as a whole, where there are some, most of their
-    images are read, and those that are read at once fit in the cache; else None.
+    """The source with its remote shards fetched as a whole, if that pays: it has some, at least
+    half of their images are read, and the shards that are read at once fit in the cache. Else None.
 
     Args:
         source: The images.
-        config: Where the cache is, and its size.
+        config: Says where the cache is, and its size.
         at_once: How many shards are read at once; None for all.
         needed: Whether it is an error if they do not fit.
 
     Raises:
-        ConfigError: They do not fit, and must.
+        ConfigError: They do not fit, although that is needed.
     """
     shards = shards_of(source)
     if shards is None or not shards.remote:
@@ -76,30 +76,37 @@ def whole_shards(
 def fetched_ahead(
     whole: WholeShards | None, plan: Iterable[Places], most: int
 ) -> Iterator[Callable[[int], None]]:
-    """While inside, a process fetches the shards of the plan in the order in which they are needed,
-    up to `most` micro-batches ahead and as far as the cache has room, and keeps each until its last
-    image was used; call it with the number of micro-batches that have been.
+    """Within this context, a process fetches shards in the order in which they are needed, as far
+    ahead as the cache has room, and keeps each until its last image has been used.
 
-    Nothing depends on it: who reads an image whose shard is not there fetches it himself.
+    No reader depends on it: one that needs a shard which is not there fetches it.
+
+    Args:
+        whole: The images and their shards; None to fetch nothing.
+        plan: The micro-batches in order.
+        most: How many micro-batches ahead of the reader shards are fetched at most.
+
+    Yields:
+        A function to be called with the number of micro-batches that have been used.
     """
     if whole is None:
         yield lambda _: None
         return
     connection, theirs = multiprocessing.Pipe()
-    forked = multiprocessing.get_context("fork")  # a plan cannot be sent
+    forked = multiprocessing.get_context("fork")  # a plan cannot be pickled
     ahead = _Ahead(theirs, whole, plan, most)
     process = forked.Process(target=_run, args=(ahead, connection), daemon=True)
     start(process)
     theirs.close()
 
     def used(micro_batches: int) -> None:
-        with suppress(OSError):  # it is gone, and the readers fetch what they need
+        with suppress(OSError):  # the process is gone, and the readers fetch what they need
             connection.send(micro_batches)
 
     try:
         yield used
     finally:
-        process.kill()  # what it holds is let go of by the kernel
+        process.kill()  # the kernel releases its locks
         process.join()
         connection.close()
 
@@ -111,7 +118,7 @@ def _run(ahead: _Ahead, parents: Connection) -> None:
 
 
 class _Ahead:
-    """What the process does: one thread looks at the plan, some fetch, this one listens."""
+    """The work of that process: one thread follows the plan, some fetch, the main one listens."""
 
     def __init__(
         self, connection: Connection, whole: WholeShards, plan: Iterable[Places], most: int
@@ -120,9 +127,9 @@ class _Ahead:
         self._done = 0
         self._changed = threading.Condition()
         self._kept: dict[int, Future[int | None]] = {}
-        """The shards that are kept or being fetched, each with its lock."""
+        """The shards that are kept or being fetched, each with the handle of its lock."""
         self._last: dict[int, int] = {}
-        """The last micro-batch, as far as was looked, that reads from each of them."""
+        """The last micro-batch so far in the plan that reads from each of them."""
 
     def run(self) -> None:
         threading.Thread(target=self._look, daemon=True).start()
@@ -158,12 +165,12 @@ class _Ahead:
                             continue
                         kept = self._kept[number] = threads.submit(self._keep, number)
                     outstanding.append(kept)
-                    if len(outstanding) > AT_A_TIME:  # the first in need is the first to have room
+                    if len(outstanding) > AT_A_TIME:  # those needed first are to get room first
                         outstanding.popleft().exception()
 
     def _keep(self, number: int) -> int | None:
-        """Fetch a shard, once there is room; None of one that cannot be fetched, which whoever
-        reads from it reports."""
+        """Fetch a shard once there is room, and return the handle of its lock. None if it cannot be
+        fetched, which its readers will report, or is no longer needed."""
         while True:
             with self._changed:
                 done = self._done
@@ -178,4 +185,4 @@ class _Ahead:
                 while self._done == done:
                     self._changed.wait()
                 if self._last[number] < self._done:
-                    return None  # it was not needed any more
+                    return None

@@ -1,4 +1,4 @@
-"""Images with masks: found in any layout, every mask read once, checked, and accounted for."""
+"""Images with masks: finds them in any layout, reads every mask once, checks and counts it."""
 
 from __future__ import annotations
 
@@ -50,27 +50,33 @@ _SAYING = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml")
 
 
 class SegmentedSplits(NamedTuple):
-    """The same classes with the same ids in both splits."""
+    """Images for training and for validation, with the same classes and ids in both."""
 
     train: SegmentedSource
     validation: SegmentedSource
     masks: MaskConfig
-    """The config with all that it left to the masks decided."""
+    """The config with everything decided that it left to the masks."""
     pixels: np.ndarray
-    """How many pixels of each training mask have each class, int64 [n, C]; none where no mask was
+    """How many pixels of each training mask have each class, int64 [n, C]; n is 0 if no mask was
     read."""
 
     @property
     def account(self) -> Account:
-        """What was understood of the data."""
+        """How the data were read, and what they hold."""
         return self.train.account
 
 
 class SegmentationData:
     """Images with masks below a folder, in any layout: found once, then opened as often as needed.
 
-    Errors: DataError for nothing there, images or masks that stand alone, a folder in no layout,
-    and one that can be read in two.
+    Args:
+        path: The folder.
+        config: The options for masks.
+        extra_split: The name of a folder that is a split besides the usual ones; empty for none.
+
+    Raises:
+        DataError: Nothing is there, images or masks lack their partner, or the folder fits no
+            layout, or two.
     """
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
@@ -91,20 +97,27 @@ class SegmentationData:
 
     @property
     def undivided(self) -> FileSource | None:
-        """All images of data without splits; None if there are splits."""
+        """All images, without masks, if the data have no splits; None if they do."""
         pairs = self._found.splits.get(WHOLE)
         return None if pairs is None else FileSource(self.path, [image for image, _ in pairs])
 
     def divide(self, division: Division, *, known: tuple[str, ...] = ()) -> SegmentedSplits:
-        """The images for training and for validation; every mask is read once, to be checked.
+        """The images for training and for validation. Every mask is read once, to be checked.
 
-        Without images for validation a fraction is held out, the same for the same seed;
-        of images that belong together by the pattern `groups`, all or none;
-        with `per_class` as few images are learned from as show each class that often (`few`). With
-        `known`, the classes of an earlier opening, no mask is read unless those are to be chosen,
-        and the config must be the one that was returned then.
-        Errors: DataError for a mask of another size or that cannot be read, labels beyond the class
-        list, other classes than the known ones, and wherever two readings are plausible.
+        Data without images for validation are divided: a fraction is held out, the same for the
+        same seed, and images of one group together. With `division.per_class` only as few images
+        are trained on as show each class that often (see `few`).
+
+        Args:
+            division: How the images are divided.
+            known: The classes of an earlier opening, whose returned config must be given again.
+                Then masks are read only if `per_class` needs them.
+
+        Raises:
+            DataError: A mask cannot be read or has another size than its image, labels exceed the
+                class list, the classes are not the known ones, or two readings are plausible.
+            ConfigError: An option does not suit the data, such as a fraction to hold out that is
+                not between 0 and 1.
         """
         parts, held_out = self._divided(division)
         per_class, seed = division.per_class, division.seed
@@ -147,9 +160,9 @@ class SegmentationData:
     def _few(
         self, source: SegmentedSource, counts: np.ndarray, per_class: int | None, seed: int
     ) -> tuple[SegmentedSource, np.ndarray]:
-        """The training images, and their pixels of each class, of counts int64 [n, 256].
+        """The training images and their pixels of each class, given those of each label [n, 256].
 
-        Errors: DataError for classes that fewer images show.
+        Raises DataError if fewer images than `per_class` show a class.
         """
         pixels = counts[:, : len(source.classes)]
         if per_class is None:
@@ -163,13 +176,17 @@ class SegmentationData:
     def part(
         self, name: str, *, classes: tuple[str, ...], only: Collection[str] | None = None
     ) -> SegmentedSource:
-        """One split, for a model with these classes; every mask is read once, to be checked.
+        """One split for a model with these classes. Every mask is read once, to be checked.
 
-        Where there are no splits it is all images. With `only`, those of these names.
-        Names of classes are compared where both sides have them: a model or data with numbers for
-        names only has to have as many classes.
-        Errors: as `divide`; DataError for other classes, naming the first that differs, and for a
-        split that is not there.
+        Args:
+            name: The split; data without splits are used as a whole.
+            classes: The classes of the model. Their names must be those of the data, in this order;
+                where one side has numbers in place of names, only their count must agree.
+            only: The names of the images to use; by default all.
+
+        Raises:
+            DataError: As `divide`; or the split is not there, or the classes differ, of which the
+                message names the first.
         """
         splits = self._found.splits
         pairs = splits.get(WHOLE, splits.get(name, splits.get(split_called(name) or name)))
@@ -188,9 +205,10 @@ class SegmentationData:
         return source
 
     def splits(self) -> dict[str, SegmentedSource]:
-        """Every split as it is there; every mask is read once, to be checked.
+        """Every split as it is there. Every mask is read once, to be checked.
 
-        Errors: as `divide`, but for what only training needs.
+        Raises:
+            DataError: As `divide`, except for what only training needs.
         """
         names, legend = self._names_and_legend(())
         reading = MaskReading.configured(self.config, legend, names)
@@ -198,7 +216,7 @@ class SegmentationData:
         return dict(zip(self._found.splits, sources, strict=True))
 
     def _divided(self, division: Division) -> tuple[tuple[Pairs, Pairs], str]:
-        """The pairs of training and of validation, and a note on what is held out."""
+        """The pairs for training and for validation, and a note on how they were divided."""
         splits, split, groups = self._found.splits, division.split, division.groups
         if {"train", "val"} <= splits.keys():
             train, validation = splits["train"], splits["val"]
@@ -232,10 +250,9 @@ class SegmentationData:
         )
 
     def _names_and_legend(self, known: tuple[str, ...]) -> tuple[tuple[str, ...], Legend | None]:
-        """The classes, none if only the masks can tell, and what the colours of masks mean.
+        """The classes, empty if only the masks can tell, and what the colours of masks mean.
 
-        A legend says nothing of the order of its classes: that is the one of `known`, if there are
-        any.
+        A legend does not determine the order of its classes, so `known` classes keep theirs.
         """
         path, config, found = self.path, self.config, self._found
         names, legend = found.classes, None
@@ -251,7 +268,7 @@ class SegmentationData:
         if legend and not names:
             names = known or in_legend
         if config.mask_values != "auto":
-            legend = None  # it only names the labels
+            legend = None  # values are labels, and the legend only names them
         if legend and config.ignore_values:
             raise DataError(
                 f"the masks are read by the colours of {place}, and ignore_values names values",
@@ -280,20 +297,20 @@ class SegmentationData:
         return names, legend
 
     def _read_legend(self, place: Path, *, named: bool) -> Legend:
-        """The legend, which is named in the account, as is what it leaves unlabelled."""
+        """Read the legend, and note in the account that it is used and what it ignores."""
         legend, ignored = read_legend(place), list[str]()
         if self.config.mask_values != "auto":
             if not named:
                 self._search.note(f"labels are named in the order of {place.name}")
             return legend
-        if place.suffix.lower() == ".csv":  # which has no other way to say it
+        if place.suffix.lower() == ".csv":  # such a table has no other way to mark them
             legend, ignored = without_unlabelled(legend)
         also = f"; {quoted(ignored)} ignored" if ignored else ""
         self._search.note(f"masks are read by the colours of {place.name}{also}")
         return legend
 
     def _note_unread_files(self, read: Collection[Path | None]) -> None:
-        """Files beside the folders that may be meant to say something: names, colours, splits."""
+        """Note files beside the folders that may be meant for the data: names, colours, splits."""
         files = (one for one in Path(self.path).iterdir() if one.suffix.lower() in _SAYING)
         names = sorted(one.name for one in files if one.is_file() and one not in read)
         if names:
@@ -318,8 +335,8 @@ class SegmentationData:
     def _checked(
         self, parts: Mapping[str, Pairs], reading: MaskReading, *, training: bool, note: str = ""
     ) -> tuple[list[SegmentedSource], MaskReading, Mapping[str, np.ndarray]]:
-        """The sources of some splits, how their masks are read, decided over all of them, and the
-        pixels of each label in each mask, int64 [n, 256]."""
+        """The sources of some splits; how masks are read, decided over all of these splits; and the
+        pixels of each label in each mask of a split, int64 [n, 256]."""
         empty = [name or "data" for name, part in parts.items() if not part]
         if empty:
             raise DataError(

@@ -1,7 +1,7 @@
-"""A source of images with masks, which are files, or drawn from shapes of COCO and LabelMe files.
+"""A source of images with masks: files, or drawn from shapes of COCO and LabelMe files.
 
-COCO's are drawn by faster-coco-eval (Apache 2.0, maintained), which draws as the COCO API does and
-refuses broken run lengths; the API itself (pycocotools) warns under today's NumPy.
+The shapes of COCO are drawn by faster-coco-eval (Apache 2.0, maintained), which draws as the COCO
+API does and refuses broken run lengths; the API itself (pycocotools) warns under today's NumPy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,20 @@ from beit.hardware import cores
 from beit.terminal import printable
 
 MOST_OVERLAP = 0.25
-"""Of the pixels of several masks of one object: more is drawn by several people."""
+"""The largest fraction of an object's pixels that several of its masks may share: if they share
+more, several people drew the same object."""
 MOST_VALUES = 4096
-"""Different values of one mask: more are no labels."""
+"""The most distinct values of one mask; if there are more, they are not labels."""
 
 
 class SegmentedSource(FileSource):
-    """Images in files, each with a mask: a file too, or shapes that are drawn when it is read."""
+    """Images in files, each with a mask: also a file, or shapes, which are drawn when it is read.
+
+    Args:
+        root: The folder to which all paths are relative.
+        pairs: The images with their masks.
+        reading: How the values of masks are read.
+    """
 
     def __init__(self, root: str, pairs: Pairs, reading: MaskReading) -> None:
         super().__init__(root, [image for image, _ in pairs], classes=reading.classes)
@@ -48,17 +55,17 @@ class SegmentedSource(FileSource):
         self._ids = {name: label for label, name in enumerate(self.classes)} | {IGNORED: IGNORE}
 
     def only(self, indices: np.ndarray) -> SegmentedSource:
-        """Some of the images, with the account of all."""
+        """The source restricted to some images; it keeps the account of all."""
         part = SegmentedSource(self._root, [self._pairs[at] for at in indices], self._reading)
         part.account = self.account
         return part
 
     def read(self, index: int) -> Record:
-        """The encoded image and its labels. Errors: UnreadableError for either."""
+        """The encoded image and its labels. Raises UnreadableError if either cannot be read."""
         return super().read(index)._replace(labels=self.labels(index))
 
     def labels(self, index: int) -> LabelMap:
-        """The labels of an image, uint8 [H,W]. Errors: UnreadableError."""
+        """The labels of an image, uint8 [H,W]. Raises UnreadableError if they cannot be read."""
         mask = self._masks[index]
         if isinstance(mask, Shapes):
             return _draw(mask, self._ids)
@@ -73,14 +80,14 @@ class SegmentedSource(FileSource):
         return labels if self._reading.legend else self._reading(labels)
 
     def _values(self, mask: str | Layers) -> MaskPixels:
-        """Of several files that show the same the largest values."""
+        """The values of a mask; of several files for one object, the largest at each pixel."""
         if isinstance(mask, Layers):
             return MaskPixels(np.maximum.reduce(self._each(mask)))
         data = read_file(Path(self._root, mask))
         return read_mask(data, colours=self._reading.legend is not None)
 
     def _each(self, layers: Layers) -> list[np.ndarray]:
-        """The values of several files. Errors: UnreadableError where they do not fit together."""
+        """The values of several files. Raises UnreadableError if they do not fit together."""
         values = [self._values(file).values for file in layers.files]
         if len({each.shape for each in values}) > 1:
             raise UnreadableError("the masks of its image have different sizes")
@@ -93,7 +100,7 @@ class SegmentedSource(FileSource):
         return values
 
     def _layered(self, layers: Layers) -> np.ndarray:
-        """The label map of files that show one class each, drawn in the order of the classes."""
+        """The label map from files that show one class each, drawn in the order of the classes."""
         values = self._each(layers)
         labels = np.zeros(values[0].shape, np.uint8)
         ids = [self._ids[word] for word in layers.words]
@@ -123,7 +130,7 @@ class SegmentedSource(FileSource):
         return digest.hexdigest()
 
     def mask_name(self, index: int) -> str:
-        """Where the mask lies, to be printed."""
+        """The path of the mask, safe to print."""
         mask = self._masks[index]
         if isinstance(mask, Shapes):
             return printable(mask.name)
@@ -132,10 +139,11 @@ class SegmentedSource(FileSource):
         return printable(Path(self._root, mask)) if mask else "(none: all background)"
 
     def survey(self) -> list[Surveyed]:
-        """What every mask holds, each read once.
+        """Read every mask once, and report what it holds.
 
-        Errors: DataError, naming the file, for a mask that cannot be read, has another size than
-        its image, or holds measurements instead of labels.
+        Raises:
+            DataError: A mask, which the message names, cannot be read, has another size than its
+                image, or holds measurements instead of labels.
         """
         with ThreadPoolExecutor(cores()) as threads:
             return list(threads.map(self._survey, range(len(self))))
@@ -190,7 +198,7 @@ def _remedy(mask: object) -> str:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Height and width of an upright image, from its header; None if it cannot be read."""
+    """Height and width of an image once it is upright, from its header; None if unreadable."""
     try:
         with pillow_is_quiet, Image.open(path, formats=FORMATS) as image:
             turned = orientation_of(image) >= 5
@@ -203,7 +211,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 def _draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
     """The label map of an image, uint8 [H,W]; 0 where nothing is drawn.
 
-    Errors: UnreadableError for a shape that cannot be drawn.
+    Raises UnreadableError for a shape that cannot be drawn.
     """
     drawn = np.zeros((image.height, image.width), np.uint8)
     for number, shape in enumerate(image.shapes, start=1):
@@ -214,7 +222,7 @@ def _draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
                 region = _labelme_region(shape, image.height, image.width)
         except ResourceError:
             raise
-        except Exception as error:  # whatever a file holds in place of points
+        except Exception as error:  # a file may hold anything in place of points
             reason = error.reason if isinstance(error, UnreadableError) else str(error)
             raise UnreadableError(
                 f"shape {number} ('{printable(shape.label)}') cannot be drawn: {reason}"
@@ -246,7 +254,7 @@ def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
 
 
 def _coco_region(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
+    """Draw polygons, or run lengths (plain or packed), as the COCO API does; bool [H,W]."""
     with optional_library("masks of COCO files need faster-coco-eval", "coco"):
         from faster_coco_eval.core import mask as api
     if isinstance(segmentation, list):

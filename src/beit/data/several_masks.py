@@ -1,8 +1,9 @@
-"""Several mask files of one image: which are whose, and what each shows, by their names.
+"""Several mask files of one image: matches them with their image, and finds what each shows, by
+their names.
 
-They are the parts of one object, as lesions and cells, or a class each, as `x_road.png` beside
-`x_tree.png`. What names leave open is refused until an option says it: several people may have
-drawn the same object, too.
+They show parts of one object, such as lesions or cells, or a class each, such as `x_road.png`
+beside `x_tree.png`. Where names leave it open, an option must say it, as several people may also
+have drawn the same object.
 """
 
 from __future__ import annotations
@@ -22,43 +23,48 @@ from beit.terminal import counted, quoted
 _SIGNS = "_-. "
 _NUMBER = re.compile(r"[_\-. ]*\(?[0-9]+\)?$")
 ENOUGH = 8
-"""Masks of names that never come back are no chance: they number or identify objects."""
+"""If there are this many masks, and none of their words recurs for another image, words number or
+identify objects."""
 
 
 class Layers(NamedTuple):
-    """The mask files of one image, relative to the data's folder."""
+    """The mask files of one image, with paths relative to the data's folder."""
 
     files: tuple[str, ...]
     words: tuple[str, ...]
-    """What the name of each has besides that of its image; once it is settled that each shows one
-    class, the class. Empty where all show the same."""
+    """What the name of each mask adds to that of its image; after `settle`, its class, or empty if
+    all show parts of one object."""
     may_overlap: bool = False
-    """Whether it was said what they are, so that a pixel may be in several."""
+    """Whether a pixel may be in several, as an option says what the masks show."""
 
 
 class Settled(NamedTuple):
-    """What several masks of an image are."""
+    """What the masks of images with several show."""
 
     several: SeveralMasks
     masks: Mapping[str, str | Layers]
-    """Those of each image."""
+    """The masks of each image."""
     classes: tuple[str, ...]
-    """Those that have masks of their own, in natural order."""
+    """The classes that have masks of their own, in natural order."""
     note: str
+    """For the account; may be empty."""
 
 
 class _Named(NamedTuple):
-    """A mask, by names without extension."""
+    """The name of a mask without its extension, taken apart."""
 
     image: str
+    """The name of its image."""
     word: str
-    """What it has besides the name of its image, with the sign before it."""
+    """What the mask's name adds to that, including the separator before it."""
 
 
 def layers_of(masks: Mapping[str, str], images: Collection[str]) -> dict[str, Layers]:
-    """The masks of each image, by names without extension, of which `masks` has the files: names
-    with more behind the image's (`x_1`), or with one folder more (`road/x`, `x/1`). Empty if a mask
-    has no image so."""
+    """The masks of each image: those whose names continue the image's (`x_1`), or have one folder
+    more (`road/x`, `x/1`). Empty if a mask has no image in this way.
+
+    All names are without extension; `masks` maps those of masks to their files.
+    """
     found: dict[str, Layers] = {}
     for mask in sorted(masks, key=natural_key):
         named = _named(mask, images)
@@ -80,10 +86,16 @@ def _named(mask: str, images: Collection[str]) -> _Named | None:
 
 
 def settle(path: str, layers: Mapping[str, Layers], stated: SeveralMasks) -> Settled:
-    """What the masks of images that may have several are, of all splits together.
+    """Decide what the masks of images with several show, over all splits together.
 
-    Errors: DataError where their names leave it open, or name no class; ConfigError if it was
-    stated of none.
+    Args:
+        path: The data's folder, for messages.
+        layers: The masks of each image that may have several.
+        stated: What --several-masks says.
+
+    Raises:
+        DataError: The names of the masks leave it open, or name no class.
+        ConfigError: The option was given, and no image may have several masks.
     """
     if not layers:
         if stated != "auto":
@@ -118,15 +130,15 @@ def settle(path: str, layers: Mapping[str, Layers], stated: SeveralMasks) -> Set
 
 
 def _by_names(path: str, layers: Mapping[str, Layers], words: Mapping[str, str]) -> SeveralMasks:
-    """Parts of an object where masks are numbered, a class each where words come back.
+    """Parts of an object if the masks are numbered, a class each if words recur between images.
 
-    Errors: DataError where it is neither.
+    Raises DataError if neither is clear.
     """
     each_image = [{words[word] for word in each.words} for each in layers.values()]
     images = Counter(word for found in each_image for word in found)
     masks = [words[word] for each in layers.values() for word in each.words]
     again = sum(images[word] > 1 for word in masks)
-    if len(images) == 1:  # but for numbers, which may number the people who drew, or the classes
+    if len(images) == 1:  # alike but for numbers, which may also count annotators or classes
         if len(layers) == 1 or len({each.words for each in layers.values()}) > 1:
             return "object"
     elif all(images) and again > len(masks) / 2:
@@ -148,7 +160,7 @@ def _without_numbers(words: Collection[str]) -> dict[str, str]:
 
 
 def _without_shared(words: Mapping[str, str]) -> dict[str, str]:
-    """Without the words at the beginning and at the end that all have: `attribute_globules`."""
+    """Without the words with which all names begin or end, such as that of `attribute_globules`."""
     different = {*words.values()}
     if len(different) < 2:
         return {**words}

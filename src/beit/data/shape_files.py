@@ -1,4 +1,4 @@
-"""Shapes in the JSON files of COCO and LabelMe: read, checked, and paired with their images."""
+"""Reads shapes from the JSON files of COCO and LabelMe, checks them and pairs them with images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from beit.terminal import counted, printable, quoted
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"
-"""LabelMe's name for what is no class."""
+"""LabelMe's label for regions that are ignored."""
 _BACKGROUNDS = (BACKGROUND, "_background_")
 _COCO_LISTS: dict[str, dict[str, type]] = {
     "images": {"id": int, "file_name": str, "height": int, "width": int},
     "annotations": {"image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
-"""The lists of a COCO file, and what is read of their entries."""
+"""The lists of a COCO file, with the keys that are read of their entries and their types."""
 _BESIDE_IMAGES = ("*/*coco*.json", "*/*annotations*.json", "*/instances*.json", "*/labels.json")
 _IMAGE_FOLDERS = ("", "images", "JPEGImages", "img", "imgs", "data")
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
@@ -38,8 +38,8 @@ def _json(place: Path) -> Any:
 
 
 def _holds(place: Path, *keys: str) -> bool:
-    """Whether a JSON file has these keys, by its text: files may have hundreds of megabytes, and
-    are parsed once it is known that they count."""
+    """Whether these keys occur in the text of a JSON file: a quick test, as files may have hundreds
+    of megabytes, and only those that are used are parsed."""
     try:
         content = place.read_bytes()
     except OSError:
@@ -51,8 +51,8 @@ def _holds(place: Path, *keys: str) -> bool:
 
 
 def coco_files(search: Search) -> list[str]:
-    """The COCO files of a folder: directly in it, in annotations/, or beside the images of a split;
-    where some are called instances, these."""
+    """The COCO files of a folder: directly in it, in annotations/, or beside the images of a split.
+    If the names of some begin with `instances`, only these."""
     places = {
         place
         for pattern in ("*.json", "annotations/*.json", *_BESIDE_IMAGES)
@@ -66,10 +66,12 @@ def coco_files(search: Search) -> list[str]:
 def read_coco(search: Search) -> FoundMasks:
     """The images of COCO files, one for each split or one for all.
 
-    Classes are the background and the categories by their ids; a category called background is the
-    background. Crowds are drawn first, then what is larger before what is smaller.
-    Errors: DataError for no or several files, files of another form, categories that differ, and
-    images that are not there.
+    Classes are the background and the categories in the order of their ids; a category called
+    background is the background. Crowds are drawn first, then larger shapes before smaller ones.
+
+    Raises:
+        DataError: There is no file, or several that may be meant; one has another form; the
+            categories of two files differ; or images are missing.
     """
     files = _coco_splits(search)
     contents = {split: _coco(search.root / name) for split, name in files.items()}
@@ -106,7 +108,7 @@ def read_coco(search: Search) -> FoundMasks:
 
 
 def _coco_splits(search: Search) -> dict[str, str]:
-    """The COCO file of each split, or the single one."""
+    """The COCO file of each split, or the single one of undivided data."""
     requested = search.config.annotations
     files = [requested] if requested else coco_files(search)
     if not files:
@@ -136,7 +138,7 @@ def _coco_splits(search: Search) -> dict[str, str]:
 
 
 def _coco(place: Path) -> dict[str, Any]:
-    """The content of a COCO file, of which the parts that are used have the right form."""
+    """The content of a COCO file, after a check of the parts that are used."""
     content = _json(place)
     for key, form in _COCO_LISTS.items():
         entries = content.get(key) if isinstance(content, dict) else None
@@ -215,7 +217,7 @@ def _class(label: str) -> str:
 def _image_folder(search: Search, name: str, content: dict[str, Any]) -> str:
     """The folder to which the file names of a COCO file are relative.
 
-    Errors: DataError if there is none in which all of them are.
+    Raises DataError if no folder has all of the images.
     """
     names = [entry["file_name"] for entry in content["images"]]
     file = PurePosixPath(name)
@@ -244,9 +246,9 @@ def _image_folder(search: Search, name: str, content: dict[str, Any]) -> str:
 
 
 def _add_unlisted(search: Search, folder: str, listed: set[str], splits: dict[str, Pairs]) -> None:
-    """The images that lie beside those of the files and are in none, as `unmasked` says."""
+    """Treat images that lie beside the listed ones, and that no file lists, as --unmasked says."""
     if folder == ".":
-        return  # other things lie there, too
+        return  # images for other purposes may lie there, too
     names = [f"{folder}/{name}" for name in search.images(folder)]
     unmasked = [name for name in names if name not in listed]
     if search.unmasked_are_background(unmasked, len(names), "in a COCO file") and unmasked:
@@ -263,7 +265,7 @@ def _add_unlisted(search: Search, folder: str, listed: set[str], splits: dict[st
 
 
 def example_of_labelme(search: Search) -> str:
-    """The name of a LabelMe file in a folder, empty if there is none."""
+    """The name of a LabelMe file below a folder; empty if none is found."""
     first = sorted(search.root.rglob("*.json"))[:20]
     return next((search.name_of(place) for place in first if _holds(place, "shapes")), "")
 
@@ -272,8 +274,10 @@ def read_labelme(search: Search) -> FoundMasks:
     """The images of LabelMe files, which lie beside them or in another folder under the same name.
 
     Classes are those of `classes.txt`, or the background and all labels by name; `_background_` is
-    the background, `__ignore__` is ignored. Shapes are drawn in their order, later over earlier.
-    Errors: DataError for files of another form, and files or images that stand alone.
+    the background, and `__ignore__` is ignored. Later shapes are drawn over earlier ones.
+
+    Raises:
+        DataError: A file has another form, or files or images lack their partner.
     """
     images = search.by_stem("")
     by_name: dict[str, list[str]] = {}
@@ -311,7 +315,11 @@ def read_labelme(search: Search) -> FoundMasks:
 
 
 def classes_of(search: Search, labels: set[str]) -> tuple[str, ...]:
-    """The background and the listed classes or, without a list, all labels."""
+    """The background and the listed classes or, without a list, all labels.
+
+    Raises:
+        DataError: A label is missing from the list.
+    """
     listed = find_beside(search.config.class_names, search.path, CLASS_LISTS, "--class-names")
     if listed is None:
         return (BACKGROUND, *sorted(labels - {BACKGROUND, IGNORED}, key=natural_key))

@@ -1,9 +1,10 @@
-"""Whole shards from object storage on a local disk: bounded, shared by all processes of a machine.
+"""Keeps whole shards from object storage on a local disk, up to a limit, for all processes of a
+machine.
 
-Each is fetched in one request by whoever needs it first; the others wait for its lock. A shard that
-is there is whole: it gets its name once it is verified. What a crash leaves unfinished is locked by
-nobody and goes with the next shard that needs room. Shards in use are locked by those who use them;
-of the others the one that was used longest ago goes first.
+The process that needs a shard first fetches it in one request; the others wait for its lock. A
+shard gets its name only once it is verified, so every shard that is there is whole. What a crash
+left unfinished is locked by no process, and is removed when the next shard needs room. Shards in
+use are locked by the processes that use them; of the others, the least recently used go first.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from beit.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 LOCK, UNFINISHED = ".lock", ".part"
-"""Behind the name of a shard: held by who fetches it, and what has come of it."""
+"""Suffixes to the name of a shard: of the file that the process which fetches it has locked, and of
+the part that it has written."""
 GIGABYTE = 10**9
 TRIES = 3
-"""How often a shard is fetched again for a reader from whom it was taken at once."""
+"""How often a shard is fetched for one reader if it is removed each time before it can be read."""
 
 
 class Shard(NamedTuple):
@@ -38,17 +40,17 @@ class Shard(NamedTuple):
     place: str
     size: int
     sha256: str
-    """Of the whole shard; empty if its index does not say it."""
+    """The hash of the whole shard; empty if its index lacks it."""
 
     @property
     def name(self) -> str:
-        """Under which it is kept: another version of it has another one."""
+        """The name of its file in the cache, which is different for each version of the shard."""
         about = f"{self.place}\0{self.size}\0{self.sha256}".encode("utf-8", "surrogateescape")
         return f"{hashlib.blake2b(about, digest_size=16).hexdigest()}.{self.size}"
 
 
 class ShardCache:
-    """A folder of shards, of at most `limit` bytes."""
+    """A folder of shards that together have at most `limit` bytes."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -56,10 +58,11 @@ class ShardCache:
 
     @classmethod
     def at(cls, folder: str, gigabytes: float | None) -> ShardCache:
-        """The cache in a folder, by default in `$BEIT_HOME`, made if need be; its limit is by
-        default half of what is free there besides what it holds.
+        """The cache in a folder, by default in `$BEIT_HOME`, which is made if it is not there. Its
+        limit is by default half of the sum of what it holds and the free space of its disk.
 
-        Errors: ConfigError if it cannot be written to.
+        Raises:
+            ConfigError: The folder cannot be written to.
         """
         place = Path(folder) if folder else cache_dir() / "whole-shards"
         try:
@@ -75,13 +78,20 @@ class ShardCache:
         return cls(place, free // 2 if gigabytes is None else int(gigabytes * GIGABYTE))
 
     def path(self, shard: Shard) -> Path:
-        """Where it lies if it is there."""
+        """Where the shard lies if it is in the cache."""
         return self.folder / shard.name
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
-        """Part of a shard, which is fetched if it is not there; from storage if there is no room.
+        """Read a part of a shard, which is fetched first if it is not in the cache. If there is no
+        room for it, the part is read from object storage.
 
-        Errors: OSError if not all of it can be had.
+        Args:
+            shard: The shard.
+            start: The first byte.
+            length: The number of bytes.
+
+        Raises:
+            OSError: Not all of the bytes can be read.
         """
         for _ in range(TRIES):
             with suppress(FileNotFoundError):
@@ -98,9 +108,11 @@ class ShardCache:
         return read_range(shard.place, start, length)
 
     def fetch(self, shard: Shard) -> bool:
-        """Have the shard here; False if there is no room for it. Waits for others who fetch it.
+        """Make sure that the shard is in the cache; False if there is no room for it. Waits if
+        another process is fetching it.
 
-        Errors: OSError if it cannot be fetched, or is not what its index says.
+        Raises:
+            OSError: It cannot be fetched, or is not what its index says.
         """
         path = self.path(shard)
         if path.exists():
@@ -134,7 +146,8 @@ class ShardCache:
             raise OSError(f"{shard.place} is not what its index says: it has changed or is damaged")
 
     def _make_room(self, size: int, own: Path) -> bool:
-        """Remove what is unfinished and left, and as many unused shards as necessary."""
+        """Remove what crashes left unfinished, and as many unused shards as necessary; whether that
+        was enough."""
         with self._alone():
             entries = sorted(
                 (entry for entry in _entries(self.folder) if entry.path != own),
@@ -157,9 +170,11 @@ class ShardCache:
             os.close(handle)
 
     def pin(self, shard: Shard) -> int | None:
-        """Have the shard here, and keep it until `release`; None if there is no room for it.
+        """Fetch the shard if necessary, and keep it until its handle, which is returned, is passed
+        to `release`. None if there is no room for it.
 
-        Errors: OSError if it cannot be fetched.
+        Raises:
+            OSError: It cannot be fetched.
         """
         while self.fetch(shard):
             with suppress(FileNotFoundError):
@@ -168,11 +183,11 @@ class ShardCache:
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(handle), self.path(shard).stat()):
                         return handle
-                os.close(handle)  # it was removed between the two
+                os.close(handle)  # the shard was removed before it could be locked
         return None
 
     def release(self, handle: int) -> None:
-        """Let go of a shard, which was used until now."""
+        """Allow a pinned shard to be removed; it counts as used until now."""
         os.utime(handle)
         os.close(handle)
 
@@ -180,10 +195,10 @@ class ShardCache:
 class _Entry(NamedTuple):
     path: Path
     size: int
-    """Bytes it has, or will have once it is fetched."""
+    """The bytes of the shard, now or once it is fetched."""
     used: float
     fetched: bool
-    """Whether it is the lock of a shard that is being fetched, or was until a crash."""
+    """Whether the entry is the lock of a shard that is being fetched, or was until a crash."""
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
@@ -195,7 +210,7 @@ def _entries(folder: Path) -> Iterator[_Entry]:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a shard or a lock, with what came behind it, unless somebody holds it."""
+    """Remove a shard, or a lock with the unfinished shard, unless a process holds it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""What lies where in a tar shard: found once by walking through it, then kept in a small file."""
+"""The index of a tar shard: where its images lie. It is built once by walking through the shard,
+then kept in a small file."""
 
 from __future__ import annotations
 
@@ -39,12 +40,13 @@ FORMAT = 3
 SUFFIX = ".index"
 LABEL_NAMES = ("class_name", "class", "label", "labels", "tags")
 Label = str | tuple[str, ...]
-"""A class, or the labels of an image that may have several or none."""
+"""A class name, or all labels of an image that may have several or none."""
 LARGEST_LABEL = 2**20
+"""Bytes of a label file; larger ones are not read."""
 
 
 class ShardIndex(NamedTuple):
-    """The images of one shard in its order."""
+    """The images of one shard, in their order in it."""
 
     names: Names
     offsets: np.ndarray
@@ -52,13 +54,13 @@ class ShardIndex(NamedTuple):
     sizes: np.ndarray
     """How many bytes each image has, int64 [n]."""
     labels: np.ndarray
-    """Places in `label_names`, int32 [n]; -1 without a label."""
+    """The index in `label_names` of the label of each image, int32 [n]; -1 without a label."""
     label_names: tuple[Label, ...]
     skipped: tuple[Skipped, ...]
     """Members that are neither an image of a sample nor its label."""
     shard_bytes: int
     sha256: str = ""
-    """Of the shard; empty if it is not known."""
+    """The hash of the shard; empty if it is not known."""
 
 
 class _Member(NamedTuple):
@@ -68,30 +70,30 @@ class _Member(NamedTuple):
     offset: int
     size: int
     key: str
-    """What the files of one sample share: everything before the first dot of the file's name."""
+    """What the names of the files of one sample share: all that precedes the first dot."""
     extension: str
-    """Everything after it, in lower case with its dot."""
+    """The rest of the name, from that dot on, in lower case."""
 
 
 class _Sample:
-    """The members that share a key, wherever they are in the shard."""
+    """The members that share a key, wherever they lie in the shard."""
 
     __slots__ = ("images", "label_files", "labels")  # one object for each image of a shard
 
     def __init__(self) -> None:
         self.images: list[_Member] = []
         self.labels: dict[str, Any] = {}
-        """What each kind of label file says."""
+        """The label that each kind of label file holds, by extension."""
         self.label_files: list[str] = []
 
 
 class _LabelError(ValueError):
-    """A label that cannot be read, after the name of its file, in a shard that can."""
+    """A label cannot be read, although the shard can; the message begins with its file's name."""
 
 
 def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Member]:
     while (found := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # else they stay in memory
+        archive.members.clear()  # type: ignore[attr-defined]  # to free their memory
         if found.issparse():
             raise tarfile.ReadError(f"the member {found.name} is sparse")
         if not found.isreg():
@@ -106,7 +108,7 @@ def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Membe
 
 
 def _read_label(extension: str, content: bytes) -> Any:
-    """What a label file says of the class: of a .json, which may be long, that entry only."""
+    """The label in a label file; of a .json, which may be long, only the entry that holds it."""
     if extension == ".cls":
         label = content.decode("utf-8").strip()
         if len(label.splitlines()) > 1:
@@ -122,8 +124,8 @@ def _read_label(extension: str, content: bytes) -> Any:
 
 
 def _label(number: str | None, described: Any) -> Label | None:
-    """The class of a sample: by name in its .json, else as its .cls says, else by number there. A
-    list in the .json, or a .json that is a list, holds its labels."""
+    """The label of a sample: a name in its .json, else the content of its .cls, else a number in
+    the .json. A list in the .json, or a .json that is a list, holds several labels."""
     if isinstance(described, list) and all(isinstance(one, str | int) for one in described):
         if len(set(described)) < len(described):
             raise ValueError(
@@ -139,8 +141,8 @@ def _label(number: str | None, described: Any) -> Label | None:
 
 
 def _reason_to_skip(file: IO[bytes], member: _Member) -> str:
-    """Why a member is no image; empty if it is one: by its extension, or where that is unknown by
-    its content. What follows the first dot is the extension, so x.seg.png is none of a sample."""
+    """Why a member is not an image, judged by its extension or, if that is unknown, its content;
+    empty if it is one. The extension begins at the first dot, so x.seg.png is not an image."""
     if member.extension.count(".") > 1:
         return f"{NOT_AN_IMAGE}: its name continues after the first dot"
     reason = known_by_name(member.extension)
@@ -151,7 +153,7 @@ def _reason_to_skip(file: IO[bytes], member: _Member) -> str:
 
 
 def _rank(member: _Member) -> int:
-    """JPEG files first, what masks are stored as last."""
+    """The rank of an image among those of its sample: JPEG files first, formats of masks last."""
     if member.extension in EXTENSIONS["JPEG"]:
         return 0
     return 2 if member.extension in (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm") else 1
@@ -160,8 +162,8 @@ def _rank(member: _Member) -> int:
 def _labelled_images(
     samples: Iterable[_Sample], skipped: SkippedFiles
 ) -> Iterator[tuple[_Member, Label | None]]:
-    """The images to use. Of several kinds in a sample one is used: a PNG file beside a JPEG file is
-    its mask or its depth, and no further image."""
+    """The images to use, with their labels. If a sample has several kinds of images, one kind is
+    used: a PNG file beside a JPEG file is its mask or depth map, not a further image."""
     for sample in samples:
         if not sample.images:
             for name in sample.label_files:
@@ -180,10 +182,12 @@ def _labelled_images(
 
 def build_index(file: IO[bytes]) -> ShardIndex:
     """Walk through a tar file in the layout of WebDataset: the files of a sample share their name
-    up to its first dot. They need not stand together.
+    up to its first dot. They need not be neighbours.
 
-    Errors: tarfile.TarError or ValueError for what is no whole, uncompressed tar file, of these
-    _LabelError for a label that cannot be read; OSError.
+    Raises:
+        tarfile.TarError: It is not a whole, uncompressed tar file.
+        ValueError: Likewise; or, as a _LabelError, a label cannot be read.
+        OSError: It cannot be read.
     """
     samples: dict[str, _Sample] = defaultdict(_Sample)
     skipped = SkippedFiles()
@@ -218,7 +222,7 @@ def build_index(file: IO[bytes]) -> ShardIndex:
 
 
 def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
-    """The content of an index file, which states of which version of the shard it is."""
+    """The content of an index file, which includes the version of the shard that it belongs to."""
     about = {
         "format": FORMAT,
         "size": stamp.size,
@@ -241,9 +245,10 @@ def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
 
 
 def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
-    """The index in a file, or None if it is damaged or of another version of the shard.
+    """The index in the content of a file; None if it is damaged or of another version of the shard.
 
-    An empty mark fits any: an index beside its shard travels with it, and times do not.
+    An empty mark in the file fits any version: an index beside its shard is copied along with it,
+    while times of change are not.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -267,7 +272,7 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
 
 
 def _kept_at(place: str) -> Path | None:
-    """None where nothing can be kept for other runs."""
+    """The file in which the index of a shard is kept for other runs; None if no folder is known."""
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
     try:
@@ -277,12 +282,12 @@ def _kept_at(place: str) -> Path | None:
 
 
 def _find(place: str, current: Stamp, kept: Path | None, local: str) -> ShardIndex:
-    """The index as it was kept, as it lies beside the shard, or from the shard at `local`."""
+    """The index as kept at `kept` or beside the shard; else built from the shard at `local`."""
     beside, known = place + SUFFIX, [] if kept is None else [str(kept)]
     if not is_remote(place):
         known.insert(0, beside)
     elif local == place and place.endswith(".tar"):
-        known.append(beside)  # else the shard is here already; or its name ends in a signature
+        known.append(beside)  # not if the shard is here already, or its address has a signature
     index = None
     for where in known:
         with contextlib.suppress(OSError):
@@ -304,10 +309,12 @@ def _find(place: str, current: Stamp, kept: Path | None, local: str) -> ShardInd
 
 
 def find_index(place: str) -> ShardIndex:
-    """The index of a shard: beside it (`NAME.tar.index`), as kept from last time, or built now.
+    """The index of a shard: from the file beside it (`NAME.tar.index`), as kept by an earlier run,
+    or built now.
 
-    Errors: DataError if the shard is not there, damaged, compressed or no tar file, or if a
-    label in it cannot be read.
+    Raises:
+        DataError: The shard is not there, damaged, compressed or not a tar file, or a label in it
+            cannot be read.
     """
     try:
         return _find(place, stamp(place), _kept_at(place), place)
@@ -331,13 +338,15 @@ def find_index(place: str) -> ShardIndex:
 
 
 def index_of(shard: Shard, cache: ShardCache | None) -> ShardIndex:
-    """The index of a shard that was packed, without a request if the shard is in the cache.
+    """The index of a packed shard, without a request to its storage if the shard is in the cache.
 
-    Errors: OSError, tarfile.TarError.
+    Raises:
+        OSError: The shard cannot be read, or is not the one that was packed.
+        tarfile.TarError: It is not a whole tar file.
     """
     kept, local = _kept_at(f"{shard.place}#{shard.sha256}"), shard.place
     if cache is not None and is_remote(shard.place):
-        with contextlib.suppress(OSError):  # what is wrong with the shard shows when it is read
+        with contextlib.suppress(OSError):  # a fault of the shard is reported when it is read
             if (kept is None or not kept.exists()) and cache.fetch(shard):
                 local = str(cache.path(shard))
     try:

@@ -1,4 +1,4 @@
-"""Images in tar shards, as WebDataset lays them out: which shards there are, and what they hold."""
+"""Images in tar shards in the layout of WebDataset: finds the shards, and reads their images."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ FORMAT = 1
 BLOCK = tarfile.BLOCKSIZE
 OPENED_AT_A_TIME = 8
 INDEXES = 32
-"""Of packed shards, how many indexes a process holds at a time."""
+"""How many indexes of packed shards a process holds at a time."""
 
 
 class PackedPart(NamedTuple):
-    """What a manifest says of one part, so that no shard is opened before its images are read."""
+    """What a manifest says of one part, so that shards are opened only to read their images."""
 
     shards: tuple[Shard, ...]
     images: tuple[int, ...]
-    """Of each shard."""
+    """How many images each shard has."""
     fingerprint: str
     """As `ImageSource.fingerprint`."""
     classes: tuple[str, ...]
@@ -50,16 +50,16 @@ class PackedPart(NamedTuple):
 
 
 Listed = Sequence[str] | PackedPart
-"""The shards of one part: where they lie, or all that a manifest says."""
+"""The shards of one part: where they lie, or what a manifest says of them."""
 
 
 class ShardSource:
-    """The images of some shards, in the order of the shards and in theirs.
+    """The images of some shards, shard by shard, in their order there.
 
-    An image is named as in its shard, below its part if there are parts, so that a folder and the
-    shards it was packed into are the same data to a run. Names that come in several shards get the
-    shard's name before them. Of shards that were packed with their manifest an index is read with
-    the first image of its shard, and memory does not grow with the images.
+    The key of an image is its name in the shard, after the name of its part if there are parts, so
+    that a folder and the shards into which it was packed are the same data to a run. If shards have
+    names in common, the name of the shard precedes each. The index of a shard with a manifest is
+    read with its first image, so that memory does not grow with the number of images.
     """
 
     def __init__(self, listed: Listed, part: str) -> None:
@@ -68,7 +68,7 @@ class ShardSource:
         self._cache: ShardCache | None = None
         self._packed = listed if isinstance(listed, PackedPart) else None
         self._opened: tuple[ShardIndex, ...] = ()
-        """Of shards that were not packed."""
+        """The indexes of shards without a manifest."""
         if isinstance(listed, PackedPart):
             self._shards, counts = listed.shards, listed.images
         else:
@@ -85,7 +85,7 @@ class ShardSource:
         self.account = self._account()
 
     def _name_apart(self) -> None:
-        """Decide whether names need the shard's before them."""
+        """Decide whether the name of its shard must precede that of an image."""
 
         def differ() -> bool:
             named = (
@@ -115,7 +115,7 @@ class ShardSource:
         return index_of(self._shards[number], self._cache)
 
     def _index(self, number: int) -> ShardIndex:
-        """The index of a shard; of packed ones those used last are held."""
+        """The index of a shard; of packed shards, those used last are held."""
         found = self._held.pop(number, None) or self._read_index(number)
         self._held[number] = found
         if len(self._held) > INDEXES:
@@ -123,7 +123,7 @@ class ShardSource:
         return found
 
     def _indexes(self) -> Iterator[ShardIndex]:
-        """All, each read once more of packed shards: only one is held."""
+        """The indexes of all shards; those of packed shards are read anew and not held."""
         with ThreadPoolExecutor(OPENED_AT_A_TIME) as threads:
             for start in range(0, len(self._shards), OPENED_AT_A_TIME):
                 numbers = range(start, min(start + OPENED_AT_A_TIME, len(self._shards)))
@@ -131,8 +131,8 @@ class ShardSource:
 
     @cached_property
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray | None]:
-        """Classes in natural order and the class of each image, if every image has one; or its
-        labels, if any image has a list of them."""
+        """The classes in natural order, and the class of each image or, if any image has a list of
+        labels, those of each. Neither if an image has no label."""
         if self._packed is not None and not self._packed.classes:
             return (), None
         indexes = [(index.labels, index.label_names) for index in self._indexes()]
@@ -167,8 +167,8 @@ class ShardSource:
         return self._prefix + name
 
     def key(self, index: int) -> str:
-        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates. Where
-        not even the index can be read, the shard and the place in it."""
+        """The name of an image; bytes that are not UTF-8 become unpaired surrogates. If the index
+        cannot be read, the shard and the place in it."""
         number, row = self._find(index)
         try:
             name = self._full_name(number, self._index(number).names[row])
@@ -229,7 +229,7 @@ class ShardSource:
         return digest.hexdigest()
 
     def described(self) -> dict[str, Any]:
-        """These shards as they stand in a manifest, beside their names."""
+        """What a manifest says of these shards besides their names."""
         return {
             "fingerprint": self.fingerprint(),
             "classes": self.classes,
@@ -256,7 +256,10 @@ class ShardSource:
 
 
 def _check_header(header: bytes, name: bytes, size: int) -> None:
-    """The index may be older than the shard: what is there must be what is expected."""
+    """Check that a member is the expected one, as the shard may be newer than its index.
+
+    Raises tarfile.ReadError if it is another.
+    """
     found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     short = len(name) <= tarfile.LENGTH_NAME and name.isascii()
     if found.size != size or (short and os.fsencode(found.name) != name):
@@ -264,10 +267,12 @@ def _check_header(header: bytes, name: bytes, size: int) -> None:
 
 
 def open_shards(listed: Listed, part: str = WHOLE) -> ShardSource:
-    """The images of these shards, which are a part of the data.
+    """The images of the shards that form one part of the data.
 
-    Those without an index are walked through, eight at a time, and their index is kept.
-    Errors: DataError if one cannot be read or none has an image.
+    Shards without an index are walked through, eight at a time, and their indexes are kept.
+
+    Raises:
+        DataError: A shard cannot be read, or none has an image.
     """
     source = ShardSource(listed, part)
     if len(source) == 0:
@@ -282,7 +287,7 @@ def open_shards(listed: Listed, part: str = WHOLE) -> ShardSource:
 
 
 def _as_described(places: Sequence[str], about: Mapping[str, Any] | None) -> Listed:
-    """Where they lie only, of a manifest that was written before it said more."""
+    """The shards as a manifest describes them; only their places if an old one lacks `about`."""
     if about is None:
         return places
     shards = map(Shard, places, map(int, about["bytes"]), map(str, about["sha256"]))
@@ -296,11 +301,13 @@ def _as_described(places: Sequence[str], about: Mapping[str, Any] | None) -> Lis
 
 
 def shard_parts(path: str) -> dict[str, Listed] | None:
-    """The shards that a path, an address or a pattern stands for, by part; None if it is none.
+    """The shards, by part, that a path, an address or a pattern stands for; None for other data.
 
-    A folder that was packed lists itself what it has, also behind an address. Any other folder
-    counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
-    Errors: DataError for shards that are not there.
+    A folder that was packed has a manifest of its shards, also at an address. Any other folder is
+    one of shards if it has .tar files, directly or in train/, val/ and so on, and no image file.
+
+    Raises:
+        DataError: Shards are missing, or the manifest cannot be read.
     """
     if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
         return _by_split(path, expand(path))
@@ -325,7 +332,7 @@ def shard_parts(path: str) -> dict[str, Listed] | None:
 def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
     """Shards in one place, divided by the splits in their names: train-0001.tar, val-0001.tar.
 
-    Errors: DataError if only some of them name one.
+    Raises DataError if only some of them name a split.
     """
     parts: dict[str, list[str]] = {}
     for place in places:
@@ -344,7 +351,7 @@ def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
 
 
 def _split_folders(path: str) -> list[str]:
-    """The folders directly below that are called as splits are."""
+    """The folders directly below that have the names of splits."""
     try:
         with os.scandir(path) as entries:
             return sorted(one.name for one in entries if split_name(one.name) in ROLES

@@ -1,4 +1,4 @@
-"""Where images come from: a length, and for an index the encoded bytes, a target and a key."""
+"""Sources of images: each has a length and, for an index, the encoded bytes, a target and a key."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from beit.errors import EXHAUSTED, UnreadableError
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
-"""Folders up to this size are known by their contents; of larger ones a sample of files is."""
+"""Fingerprints of folders up to this size include all contents, those of larger ones a sample."""
 CONTENT_SAMPLE = 256
 
 Target = int | np.ndarray
-"""A class id or, of an image that may have several labels, bool [C]."""
+"""A class id; or, for images that may have several labels, bool [C]."""
 
 
 class Record(NamedTuple):
-    """An encoded image, its class id or labels if it has any, its stable name, and the label of
-    each pixel if it is segmented, uint8 [H,W]."""
+    """An encoded image, its target if there is one, its stable name, and the label of each pixel if
+    it has a mask, uint8 [H,W]."""
 
     data: bytes
     target: Target | None
@@ -47,11 +47,11 @@ class ImageSource(Protocol):
 
     @property
     def targets(self) -> np.ndarray | None:
-        """Class ids, int64 [n]; of images that may have several labels, bool [n, C], where a row
-        without any is legal; None without labels."""
+        """Class ids, int64 [n]; for images that may have several labels, bool [n, C], where a row
+        may be all false; None without labels."""
 
     account: Account
-    """What was recognised where the images come from, and what was skipped there."""
+    """What the data were recognised as, and what was skipped there."""
 
     def __len__(self) -> int: ...
 
@@ -59,16 +59,16 @@ class ImageSource(Protocol):
         """The stable name of an image."""
 
     def read(self, index: int) -> Record:
-        """The encoded image. Errors: UnreadableError if it cannot be read (any more)."""
+        """The encoded image. Raises UnreadableError if it cannot be read (any more)."""
 
     def size(self, index: int) -> int:
         """Bytes of the encoded image; -1 if it cannot be read (any more)."""
 
     def fingerprint(self) -> str:
-        """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits.
+        """32 hex digits that change with every added, removed, renamed, relabelled or resized file.
 
-        Edits that keep the size change it where the contents are looked at: all of a small folder,
-        a sample of a large one. Times do not count, so that a copy of the data is the same data.
+        Edits that keep a file's size change it if the contents are hashed: those of all files of a
+        small folder, of a sample of a large one. Times do not count: a copy is the same data.
         """
 
 
@@ -77,9 +77,9 @@ class Shards(NamedTuple):
 
     shards: Sequence[Shard]
     counts: np.ndarray
-    """Images of each shard that the source has, int64 [shards]."""
+    """How many images of each shard the source has, int64 [shards]."""
     images: np.ndarray
-    """Images of each shard at all, int64 [shards]."""
+    """How many images each shard has in all, int64 [shards]."""
     remote: bool
     """Whether some lie in object storage."""
 
@@ -89,13 +89,13 @@ class Sharded(Protocol):
     """A source that may lie in shards."""
 
     def shards(self) -> Shards | None:
-        """None if it does not, or not one shard after the other."""
+        """How they lie there; None if they do not, or not one shard after the other."""
 
     def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Of some images the place of their shard in `shards`, both int64 [n]."""
+        """The index in `shards` of the shard of each image; both are int64 [n]."""
 
     def through(self, cache: ShardCache) -> ImageSource:
-        """The same images, of which remote ones are read from whole shards in the cache."""
+        """The same images, where remote ones are read from whole shards in the cache."""
 
 
 def shards_of(source: ImageSource) -> Shards | None:
@@ -104,7 +104,7 @@ def shards_of(source: ImageSource) -> Shards | None:
 
 
 def target_at(targets: np.ndarray | None, index: int) -> Target | None:
-    """What `targets` say of one image."""
+    """The target of one image; None without labels."""
     if targets is None:
         return None
     target: np.ndarray = targets[index]
@@ -114,8 +114,8 @@ def target_at(targets: np.ndarray | None, index: int) -> Target | None:
 def number_labels(
     labels: Sequence[str | Collection[str]], classes: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Classes in natural order, if they are not given, and the targets of images with these labels:
-    of one for each image int64 [n], of any number for each bool [n, C]."""
+    """The classes, by default the labels in natural order, and the targets of images with these
+    labels: int64 [n] if each image has one, bool [n, C] if it may have any number."""
     several = any(not isinstance(one, str) for one in labels)
     words = [(one,) if isinstance(one, str) else one for one in (labels if several else {*labels})]
     if not classes:
@@ -130,12 +130,12 @@ def number_labels(
 
 
 def is_multi_label(source: ImageSource) -> bool:
-    """Whether its images may have several labels each."""
+    """Whether each image of a source may have several labels."""
     return source.targets is not None and source.targets.ndim == 2
 
 
 def class_counts(source: ImageSource) -> np.ndarray:
-    """Images of each class, int64 [C]; one with several labels counts for each of them."""
+    """How many images each class has, int64 [C]; an image counts for each of its labels."""
     targets = source.targets
     assert targets is not None
     if targets.ndim == 2:
@@ -149,7 +149,7 @@ def keys_of(source: ImageSource) -> list[str]:
 
 
 def images_per_class(source: ImageSource) -> dict[str, int]:
-    """The same by the names of the classes; empty without labels."""
+    """How many images each class has, by its name; empty without labels."""
     if source.targets is None:
         return {}
     return dict(zip(source.classes, class_counts(source).tolist(), strict=True))
@@ -173,7 +173,16 @@ def account_for(
     skipped: Sequence[Skipped] = (),
     notes: Sequence[str] = (),
 ) -> Account:
-    """The account of one split, with the images that a source has."""
+    """The account of one split.
+
+    Args:
+        source: Its images.
+        data: Where they come from, as the user named it.
+        layout: The recognised layout, in words.
+        split: The name of the split.
+        skipped: The files that are not used.
+        notes: Further remarks.
+    """
     return Account(
         data=data,
         layout=layout,
@@ -190,8 +199,14 @@ def account_of(
     accounts: Sequence[Account] = (),
     notes: Sequence[str] = (),
 ) -> Account:
-    """One account of several splits of the same data, as they are used in the end; `accounts` are
-    those of the splits as they were read, by default the ones they have."""
+    """One account of several splits of the same data, as they are used in the end.
+
+    Args:
+        data: Where they come from, as the user named it.
+        parts: The splits.
+        accounts: Those of the splits as they were read; by default the ones that `parts` have.
+        notes: Further remarks.
+    """
     accounts = accounts or [source.account for source in parts.values()]
     # Splits of one folder share what was skipped while it was listed.
     skipped = {id(one): one for account in accounts for one in account.skipped}
@@ -207,8 +222,8 @@ def account_of(
 
 
 def read_file(path: Path, most: int = -1) -> bytes:
-    """A file's content, or its first bytes. Reading what became a pipe after it was listed would
-    never end. Errors: UnreadableError; OSError where no file at all can be opened."""
+    """A file's content, or its first `most` bytes. Raises UnreadableError if it cannot be read or
+    has become a pipe, where reading might never end; OSError if no file can be opened at all."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -232,7 +247,7 @@ class FileSource:
         root: str,
         paths: Sequence[str],
         *,
-        targets: Sequence[int] | np.ndarray | None = None,  # as `ImageSource.targets`
+        targets: Sequence[int] | np.ndarray | None = None,  # see `ImageSource.targets`
         classes: tuple[str, ...] = (),
     ) -> None:
         self._root = root
@@ -242,7 +257,13 @@ class FileSource:
         self.account = account_for(self, root, "images in files")
 
     def relabelled(self, indices: Sequence[int], targets: np.ndarray, note: str) -> FileSource:
-        """Some of the files, with other targets of the same classes, and a note on why."""
+        """The source restricted to some files, with other targets of the same classes.
+
+        Args:
+            indices: Which files, in the new order.
+            targets: Their targets.
+            note: The reason, for the account.
+        """
         paths = [os.fsdecode(self._names[index]) for index in indices]
         source = FileSource(self._root, paths, targets=targets, classes=self.classes)
         split = next(iter(self.account.images))
@@ -253,12 +274,12 @@ class FileSource:
         return len(self._names)
 
     def path(self, index: int) -> Path:
-        """Where the image lies."""
+        """The file of an image."""
         return Path(self._root, os.fsdecode(self._names[index]))
 
     def key(self, index: int) -> str:
-        """The path relative to the folder, with forward slashes; bytes that are not UTF-8 are
-        kept, as unpaired surrogates."""
+        """The path relative to the folder, with forward slashes; bytes that are not UTF-8 become
+        unpaired surrogates."""
         return self._names[index].decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
@@ -266,8 +287,8 @@ class FileSource:
         return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
-        place = os.path.join(os.fsencode(self._root), self._names[index])  # noqa: PTH118 - as in
-        try:  # `find_images`: of millions, each an object would take as long as the disk
+        place = os.path.join(os.fsencode(self._root), self._names[index])  # noqa: PTH118 - for
+        try:  # millions of files, Path objects would take as long as the disk
             return os.stat(place).st_size  # noqa: PTH116
         except OSError:
             return -1
@@ -287,7 +308,7 @@ class FileSource:
         return digest.hexdigest()
 
     def _labels(self, index: int) -> bytes:
-        """The target of an image, as it goes into the fingerprint."""
+        """The target of an image, as it is hashed for the fingerprint."""
         target = target_at(self.targets, index)
         if target is None:
             return b"-1"
@@ -296,7 +317,7 @@ class FileSource:
         return b"+".join(b"%d" % number for number in np.flatnonzero(target).tolist())
 
     def _beginning(self, index: int) -> bytes:
-        """The hash of the content, of at most as much as counts as a small folder."""
+        """The hash of a file's content, or of its first CONTENT_BYTES; of nothing if unreadable."""
         try:
             content = read_file(self.path(index), CONTENT_BYTES)
         except UnreadableError:
@@ -305,7 +326,7 @@ class FileSource:
 
 
 class SelectedSource:
-    """Some images of another source, in the order of the indices; made by `select`."""
+    """Some images of another source, in a given order; made by `select`."""
 
     def __init__(
         self,
@@ -375,13 +396,19 @@ def select(
     targets: np.ndarray | None = None,
     classes: tuple[str, ...] = (),
 ) -> SelectedSource:
-    """The source restricted to some indices; class names and ids stay as they are, unless others
-    are given: `targets` of the images that are left, in their order."""
+    """The source restricted to some images.
+
+    Args:
+        source: All images.
+        indices: Which images, in the new order.
+        targets: Other targets of these images, in the new order; by default they keep theirs.
+        classes: The class names that belong to `targets`.
+    """
     return SelectedSource(source, np.array(indices, dtype=np.int64), targets, classes)
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Up to `count` different indices from first to last, evenly spread."""
+    """At most `count` distinct indices, evenly spread from the first to the last."""
     return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
 
 

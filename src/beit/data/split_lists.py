@@ -1,4 +1,4 @@
-"""Lists of the images of each split beside the folders of images and masks: train.txt, val.txt."""
+"""Text files that list the images of each split, beside folders of images and masks: train.txt."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
 
 _FOLDERS = ("imagesets", "splits", "split", "lists", "annotations")
-"""Where lists lie, if not beside the folders; in any case."""
+"""Folders of such lists, in lower case."""
 _SEPARATED = re.compile(r"\s*[\t,;]\s*|\s+")
 
 
 def find_split_lists(search: Search) -> dict[str, Path]:
-    """The list of each split, by what it is; empty if there are none.
+    """The list of each split; empty if there are none.
 
-    `train.txt`, `val.txt` and `test.txt`, also `train_list.txt`, beside the folders, in splits/,
-    lists/, annotations/ or ImageSets/Segmentation/; there a single list of any name, as CVAT's
-    default.txt, lists all images. Of train.txt beside trainval.txt the first is for training.
-    Errors: DataError for lists in two places, and two of one split.
+    Lists are called `train.txt`, `val.txt` and `test.txt`, or `train_list.txt` and so on. They lie
+    beside the folders of images and masks, or in splits/, lists/, annotations/ or
+    ImageSets/Segmentation/. A single list of any name in the last, such as CVAT's default.txt,
+    lists all images. If there are train.txt and trainval.txt, the former is for training.
+
+    Raises:
+        DataError: Lists lie in two places, or there are two for one split.
     """
     places = {folder: _lists_in(search, folder) for folder in _places(search)}
     found = {folder: lists for folder, lists in places.items() if lists}
@@ -77,8 +80,14 @@ def divided_by_lists(
 ) -> dict[str, Pairs]:
     """The pairs of each split, in the order of its list.
 
-    Errors: DataError for names that are no image or several, for a mask on a list that is not the
-    one of its image, and for listed images without a mask (unless `unmasked` says what they are).
+    Args:
+        search: The search in the data's folder, to which notes and skipped images are added.
+        matched: All images, with their masks.
+        lists: The list of each split.
+
+    Raises:
+        DataError: A listed name is that of no image or of several, a listed mask is not the one
+            of its image, or a listed image has no mask and --unmasked does not say what it is.
     """
     found: dict[str, Pairs] = {}
     split_of: dict[str, str] = {}
@@ -106,7 +115,7 @@ def divided_by_lists(
 
 
 class _Rows(NamedTuple):
-    """What stands on a list: the lines, and the names of images and, where it has them, masks."""
+    """The content of a list: line numbers, names of images and, if it has them, names of masks."""
 
     lines: list[int]
     images: list[str]
@@ -114,7 +123,7 @@ class _Rows(NamedTuple):
 
 
 def _images(search: Search, file: Path, matched: Matched) -> list[str]:
-    """The images of a list, each once."""
+    """The images that a list names, each once."""
     names = ImageNames(search.path, among=[*matched])
     rows = _rows(search, file, names)
     images, notes = find_named_images(str(file), rows.lines, rows.images, names, option="")
@@ -134,7 +143,8 @@ def _images(search: Search, file: Path, matched: Matched) -> list[str]:
 
 
 def _rows(search: Search, file: Path, names: ImageNames) -> _Rows:
-    """Lines that are names; or whose first word is, where none is a name as a whole."""
+    """The rows of a list: whole lines if any of them is the name of an image; else their first
+    words, with the second words as masks if they look like files."""
     texts = list(enumerate(map(str.strip, read_lines(file, "list", "check it")), start=1))
     texts = [(line, text) for line, text in texts if text and not text.startswith("#")]
     if not texts:
@@ -151,7 +161,7 @@ def _rows(search: Search, file: Path, names: ImageNames) -> _Rows:
 
 
 def _check_masks(file: Path, rows: _Rows, images: list[str], matched: Matched) -> None:
-    """DataError for a mask on a list that is another than the one of its image by its name."""
+    """Raises DataError if a list gives an image another mask than the one with its name."""
     for line, image, listed in zip(rows.lines, images, rows.masks, strict=True):
         mask = matched[image]
         masks = mask.files if isinstance(mask, Layers) else [mask] if mask else []

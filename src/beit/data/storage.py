@@ -1,4 +1,4 @@
-"""Files on this machine or in object storage: which there are, and their bytes by range.
+"""Files on this machine or in object storage: finds them, and reads them whole or in part.
 
 Addresses such as s3://bucket/name and https://host/name go through fsspec, which is optional.
 """
@@ -27,22 +27,22 @@ MOST_PLACES = 1_000_000
 MARKS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
 
 _OPENED: dict[int, Any] = {}
-"""Every file system, for good: one that a forked process lets go of closes its connections, and
-takes them from the event loop of the parent, which then waits for ever."""
+"""Every file system that was opened, so that none is ever freed: if a forked process frees one, its
+connections are closed and removed from the parent's event loop, which then waits for ever."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
 
 class Stamp(NamedTuple):
-    """Differs when a file has changed."""
+    """Identifies the version of a file: it differs once the file has changed."""
 
     size: int
     mark: str
-    """The time of its last change, or what its server calls its version."""
+    """The time of the last change, or the server's identifier of the version."""
 
 
 def is_remote(place: str) -> bool:
-    """Whether it is an address and no path."""
+    """Whether this is an address and not a path."""
     return "://" in place
 
 
@@ -62,7 +62,7 @@ def _file_system(place: str) -> tuple[Any, str]:
 
 
 def stamp(place: str) -> Stamp:
-    """What identifies this version of a file. Errors: OSError if there is none."""
+    """The stamp of a file's present version. Raises OSError if there is no such file."""
     if not is_remote(place):
         status = Path(place).stat()
         return Stamp(status.st_size, str(status.st_mtime_ns))
@@ -74,7 +74,16 @@ def stamp(place: str) -> Stamp:
 
 
 def read_range(place: str, start: int, length: int) -> bytes:
-    """Part of a file. Errors: OSError if not all of it can be had."""
+    """Read a part of a file.
+
+    Args:
+        place: A path or an address.
+        start: The first byte.
+        length: The number of bytes.
+
+    Raises:
+        OSError: Not all of the bytes can be read.
+    """
     if is_remote(place):
         file_system, path = _file_system(place)
         data: bytes = _tried(
@@ -89,7 +98,7 @@ def read_range(place: str, start: int, length: int) -> bytes:
 
 
 def read_all(place: str) -> bytes:
-    """A whole file. Errors: OSError."""
+    """The content of a file. Raises OSError if it cannot be read."""
     if not is_remote(place):
         return Path(place).read_bytes()
     file_system, path = _file_system(place)
@@ -98,17 +107,21 @@ def read_all(place: str) -> bytes:
 
 
 def download(place: str, to: Path) -> None:
-    """Write a whole file, in one request where the storage can. Errors: OSError."""
+    """Download a whole file from an address, in one request if its storage allows that.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
     file_system, path = _file_system(place)
     known = inspect.signature(getattr(file_system, "_get_file", file_system.get_file)).parameters
-    # s3fs would divide it; shards are fetched beside each other anyway.
+    # s3fs would divide the request; several shards are fetched in parallel anyway.
     whole = {"max_concurrency": 1} if "max_concurrency" in known else {}
     _tried(place, lambda: file_system.get_file(path, str(to), **whole))
 
 
 @contextmanager
 def opened(place: str) -> Iterator[IO[bytes]]:
-    """A file to read and to seek in. Errors: OSError."""
+    """A file, opened for reading and seeking. Raises OSError if it cannot be read."""
     if not is_remote(place):
         with Path(place).open("rb") as file:
             yield file
@@ -119,7 +132,7 @@ def opened(place: str) -> Iterator[IO[bytes]]:
 
 
 def _tried(place: str, act: Any) -> Any:
-    """Networks fail now and then: up to five tries, and any error as an OSError."""
+    """Try up to five times, as networks fail now and then. Raises OSError for any error."""
     for attempt in range(TRIES):
         try:
             return act()
@@ -127,7 +140,7 @@ def _tried(place: str, act: Any) -> Any:
             raise
         except Exception as error:  # every file system raises types of its own
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise  # of the disk here
+                raise  # the local disk is full
             if attempt == TRIES - 1:
                 raise OSError(f"{place} cannot be read: {error or type(error).__name__}") from error
             time.sleep(PAUSE_SECONDS * 2**attempt)
@@ -135,7 +148,7 @@ def _tried(place: str, act: Any) -> Any:
 
 
 def _alternatives(text: str) -> list[str]:
-    """What stands for a pair of braces: `000..127` or `a,b`."""
+    """The texts that the inside of a pair of braces stands for: `000..127` or `a,b`."""
     found = _RANGE.fullmatch(text)
     if found is None:
         return text.split(",")
@@ -147,10 +160,8 @@ def _alternatives(text: str) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`shards/{000..127}.tar` and `{train,extra}.tar` to the names they stand for, in order.
-
-    Errors: ConfigError for a range that runs backwards.
-    """
+    """The names that patterns such as `shards/{000..127}.tar` and `{train,extra}.tar` stand for, in
+    order. Raises ConfigError for a range that runs backwards or is huge."""
     found = _BRACES.search(pattern)
     if found is None:
         return [pattern]
@@ -179,11 +190,11 @@ def _matching(pattern: str) -> list[str]:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that braces and the wildcards `*`, `?` and `[...]` (in addresses `*`) stand for.
+    """The files that a pattern with braces and wildcards stands for: `*`, `?` and `[...]`, or only
+    `*` in addresses. Braces keep their order; the matches of a wildcard come in natural order.
 
-    Braces keep their order, what matches a wildcard comes in natural order.
-    Errors: DataError if a wildcard matches nothing or cannot be looked up, or a named file is not
-    there.
+    Raises:
+        DataError: A wildcard matches nothing or cannot be looked up, or a named file is missing.
     """
     if not is_remote(pattern) and Path(pattern).exists():
         return [pattern]

@@ -1,4 +1,5 @@
-"""Text files of rows and cells: which characters, which separator, which line a row stands on."""
+"""Reads text files of rows and cells: detects their encoding and separator, and keeps the line
+number of each row."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ IDENTITY = (
     "id", "imageid", "imgid", "idcode", "imageidentifier", "photoid", "pictureid", "uid", "uuid",
     "name", "key", "url", "uri", "link", "imageurl", "imageuri", "imagelink", "photourl",
 )  # fmt: skip
-"""Headings of names that may be those of images, where no column is called as one."""
+"""Headings of columns that may hold the names of images, if no column has one of `IMAGE`."""
 SEPARATORS = "\t;|,"
-"""In the order in which they are tried: a comma also stands in numbers and in names."""
+"""Tried in this order, as commas also occur in numbers and names."""
 SPACE = " "
 PROBED = 20
 SAMPLE = 2**16
@@ -40,7 +41,7 @@ _BINARY = {
     b"\x1f\x8b": "a gzip archive",
     b"SQLite": "a database",
 }
-_MARKS = {  # those of UTF-32 first: they begin like those of UTF-16
+_MARKS = {  # UTF-32 first, as its mark begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
@@ -54,35 +55,36 @@ _EXAMPLE = (
 )
 
 NamesImage = Callable[[str], object]
-"""Something true of a cell that is a name: of an image, or of what a list is about."""
+"""Returns something true for a cell that names an image, or whatever else a list is about."""
 
 
 class Row(NamedTuple):
-    """One row; `line` is where it begins in the file, counted from 1."""
+    """One row, and the line of the file on which it begins, counted from 1."""
 
     line: int
     cells: list[str]
 
 
 class Table(NamedTuple):
-    """The rows that are not empty, with cells stripped of spaces. Headings are still among them."""
+    """The rows that are not empty, including headings, with stripped cells."""
 
     rows: list[Row]
     keyed: bool = False
-    """Whether the headings are the keys of JSON objects, and surely headings."""
+    """Whether the first row is the keys of JSON objects, and so surely one of headings."""
     answers: tuple[str, ...] | None = None
-    """Of tasks for annotators, the headings of what these answered: labels, which may lack."""
+    """For tasks of annotators, the headings of their answers, which are labels and may be empty;
+    None for other data."""
     notes: tuple[str, ...] = ()
-    """What was skipped."""
+    """Remarks on what was skipped."""
 
 
 def plain(heading: str) -> str:
-    """A heading without what is written in many ways: "File Name", "file_name", "FILENAME"."""
+    """A heading in one spelling: "File Name", "file_name" and "FILENAME" become "filename"."""
     return _SIGNS.sub("", heading).lower()
 
 
 def is_heading(cells: Sequence[str]) -> bool:
-    """Whether one of the cells is a heading that images are known by."""
+    """Whether one of the cells is a known heading of a column of images."""
     return any(plain(cell) in (*IMAGE, *IDENTITY) for cell in cells)
 
 
@@ -90,18 +92,18 @@ def read_table(path: str, find: NamesImage, as_written: NamesImage | None = None
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
-        path: A file with cells between tabs, semicolons, pipes, commas or spaces, or with one JSON
-            object per line (.jsonl), or a list of them (.json), such as the tasks of Label Studio.
-            `sep=;` in the first line is obeyed, as Excel writes it.
-        find: Of separators that would all do, the one is taken whose first cells are known
-            headings, or whose cells are names.
-        as_written: The same for names that are found without a search, which are tried first.
+        path: A file with cells separated by tabs, semicolons, pipes, commas or spaces; with one
+            JSON object per line (.jsonl); or with a list of them (.json), such as the tasks of
+            Label Studio. A first line such as `sep=;`, which Excel writes, is obeyed.
+        find: Recognises the name of an image. If several separators are possible, the one is chosen
+            with which the first row has known headings, or more cells are names.
+        as_written: Does the same without a search in the data's folder; it is tried first.
 
     Returns:
-        The rows. Bytes that are not UTF-8 are surrogates, as in the names of files: see `as_text`.
+        The rows. Bytes that are not UTF-8 become surrogates, as in file names: see `as_text`.
 
     Raises:
-        DataError: If it cannot be read, is no text, has no rows, or a quote is never closed.
+        DataError: The file cannot be read, is not text, has no rows, or a quote is never closed.
     """
     whole = _decoded(path)
     if Path(path).suffix.lower() in (*JSON_LINES, JSON_LIST):
@@ -113,7 +115,7 @@ def read_table(path: str, find: NamesImage, as_written: NamesImage | None = None
         rows = _parse(path, rest, stated[-1], start=2)
     else:
         separator, found = _separator(path, text, as_written or find)
-        if not found:  # only now, as it may search the whole folder
+        if not found:  # only now, as `find` may search the whole folder
             separator, _ = _separator(path, text, find)
         rows = _parse(path, text, separator) if separator else _whole_lines(text, find)
     kept = _without_comments(rows, find)
@@ -127,8 +129,8 @@ def read_table(path: str, find: NamesImage, as_written: NamesImage | None = None
 
 
 def _without_count(text: str) -> str:
-    """Without a first line that counts the other ones, as the lists of CelebA have it; in its place
-    is an empty one, so that lines keep their numbers."""
+    """The text without a first line that counts the others, as in the lists of CelebA. An empty one
+    takes its place, so that lines keep their numbers."""
     first, _, rest = text.partition("\n")
     if not first.strip().isdecimal():
         return text
@@ -138,8 +140,8 @@ def _without_count(text: str) -> str:
 
 
 def _completed(rows: list[Row], names_image: NamesImage) -> list[Row]:
-    """With an empty heading for the images, where headings have one cell less than all rows, which
-    begin with images: as those of CelebA, and as R writes them."""
+    """The rows, with an empty heading added for the images if the first row has one cell less than
+    the others and these begin with images: so CelebA has it, and so R writes it."""
     first, *others = rows
     short = {len(row.cells) for row in others} == {len(first.cells) + 1}
     if not short or is_heading(first.cells) or any(map(names_image, first.cells)):
@@ -180,8 +182,8 @@ def _decoded(path: str) -> str:
 
 
 def _unmarked(data: bytes) -> str:
-    """UTF-16 without a mark has a zero in every other byte of Latin letters; all else is UTF-8,
-    where `as_text` looks after single bytes."""
+    """The encoding of text without a byte order mark: UTF-16, in which every other byte of Latin
+    letters is zero, or else UTF-8, whose invalid bytes `as_text` decodes later."""
     sample = data[:4096]
     half = max(len(sample) // 2, 1)
     if sample[1::2].count(0) > 0.4 * half:
@@ -190,7 +192,7 @@ def _unmarked(data: bytes) -> str:
 
 
 def _lines(text: str) -> list[Row]:
-    """Lines that are not empty, each as one cell."""
+    """The lines that are not empty, each as one cell."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [Row(at, [line.strip()]) for at, line in enumerate(lines, start=1) if line.strip()]
 
@@ -205,7 +207,7 @@ def _parse(path: str, text: str, separator: str, start: int = 1) -> list[Row]:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
             while len(stripped) > 1 and not stripped[-1] and separator == SPACE:
-                stripped.pop()  # spaces at the end of a line
+                stripped.pop()  # from spaces at the end of a line
             if any(stripped):
                 rows.append(Row(line, stripped))
             line = start + reader.line_num
@@ -218,8 +220,8 @@ def _parse(path: str, text: str, separator: str, start: int = 1) -> list[Row]:
 
 
 def _separator(path: str, text: str, names_image: NamesImage) -> tuple[str, bool]:
-    """The separator that makes the best table of the beginning of a file, empty where whole lines
-    are names; and whether a cell then names an image."""
+    """The separator that makes the best table of the beginning of a file, empty if whole lines are
+    names; and whether any cell then names an image."""
     sample = text if len(text) <= SAMPLE else text[: text.rfind("\n", 0, SAMPLE) + 1] or text
     if (whole := _fraction(_lines(sample), names_image)) > 0.5:
         return "", bool(whole)
@@ -244,18 +246,19 @@ def _separator(path: str, text: str, names_image: NamesImage) -> tuple[str, bool
         if best is None or rank > best:
             best, chosen = rank, separator
     if best is None and '"' in sample:
-        _parse(path, text, ",")  # raises the error that names where a quote is not closed
+        _parse(path, text, ",")  # raises the error that says where a quote is not closed
     return chosen, best is not None and best[1] > 0
 
 
 def _fraction(rows: list[Row], names_image: NamesImage) -> float:
-    """How many of the first rows have a cell that names an image."""
+    """The fraction of the first rows that have a cell which names an image."""
     probed = rows[:PROBED]
     return sum(any(map(names_image, row.cells)) for row in probed) / max(len(probed), 1)
 
 
 def _whole_lines(text: str, names_image: NamesImage) -> list[Row]:
-    """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
+    """The rows of a file without a separator: whole lines; or names and labels, which a space
+    separates although one of them contains spaces, too."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
     for halve in (str.rsplit, str.split):
@@ -268,7 +271,8 @@ def _whole_lines(text: str, names_image: NamesImage) -> list[Row]:
 
 
 def _without_comments(rows: list[Row], names_image: NamesImage) -> list[Row]:
-    """Without lines that begin with # and name no image; headings may follow a #."""
+    """The rows without comments: those that begin with # and name no image. A # may precede
+    headings, which are kept."""
     kept: list[Row] = []
     for row in rows:
         first, *others = row.cells
@@ -282,7 +286,7 @@ def _without_comments(rows: list[Row], names_image: NamesImage) -> list[Row]:
 
 
 def _objects(path: str, text: str) -> Table:
-    """JSON objects with the same keys, as `metadata.jsonl` of Hugging Face; lists are tags."""
+    """The table of JSON objects with the same keys, as in Hugging Face's `metadata.jsonl`."""
     objects: list[tuple[int, dict[str, object]]] = []
     for line, value in _values(path, text):
         try:
@@ -309,7 +313,7 @@ def _objects(path: str, text: str) -> Table:
 
 
 def _values(path: str, text: str) -> Iterator[tuple[int, object]]:
-    """The values of a JSON list or, in another file, of lines; each with where it begins."""
+    """The values of a JSON list (.json) or of lines, each with the line on which it begins."""
     if Path(path).suffix.lower() == JSON_LIST:
         try:
             yield from parse_list(text)

@@ -1,4 +1,4 @@
-"""What happens to an image on its way to the model: crops, mirrorings, jitter, two renderings.
+"""Random views of images: crop, mirroring, colour jitter, and two renderings for pre-training.
 
 The pre-training view is that of the published code: colour jitter on the whole image, a
 mirroring, then ONE random crop rendered twice, for the model and for the tokenizer.
@@ -28,7 +28,7 @@ from beit.masking import MaskSampler
 
 ATTEMPTS = 10
 LANCZOS_SINCE = "2.13"
-"""The version of torch whose `interpolate` has Lanczos."""
+"""The first version of torch whose `interpolate` has Lanczos."""
 
 
 class Box(NamedTuple):
@@ -43,9 +43,15 @@ class Box(NamedTuple):
 def crop_box(
     height: int, width: int, scale: CropScale, ratio: CropScale, generator: random.Random
 ) -> Box:
-    """A random crop: part of the area uniform in `scale`, width over height log-uniform in `ratio`.
+    """A random crop, drawn as by torchvision's RandomResizedCrop: if ten draws do not fit into the
+    image, the largest centred crop within `ratio`.
 
-    After ten misses the largest centred crop within `ratio`, as torchvision's RandomResizedCrop.
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        scale: Range of the fraction of the area, drawn uniformly.
+        ratio: Range of width over height, drawn log-uniformly.
+        generator: Draws the crop.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(ATTEMPTS):
@@ -65,7 +71,7 @@ def crop_box(
 
 
 def _pillow_lanczos(region: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Pillow's Lanczos, band by band; for versions of torch that have none."""
+    """Resize by Pillow's Lanczos, band by band; for versions of torch without Lanczos."""
     height, width = size
     bands = (np.ascontiguousarray(band) for band in np.moveaxis(region, 2, 0))
     resized = [
@@ -76,9 +82,10 @@ def _pillow_lanczos(region: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 
 class Crop(NamedTuple):
-    """A part of an image as it lies in memory, and what the view it comes from does to it.
+    """A part of an image as it lies in memory, and how the view it was cut from turns and flips it.
 
-    Turns and mirrorings cost much when large parts are copied, and little at the size of a view.
+    To turn and flip is slow on a large crop and fast once it has the size of a view, so `resize`
+    does it last.
     """
 
     pixels: np.ndarray
@@ -87,7 +94,7 @@ class Crop(NamedTuple):
 
 
 def cut(image: np.ndarray, box: Box) -> Crop:
-    """The box of an image [H,W,C], which may be a turned or mirrored view."""
+    """Cut a box out of an image [H,W,C], which may be a turned or mirrored view of an array."""
     region = image[box.top : box.top + box.height, box.left : box.left + box.width]
     turned = abs(region.strides[0]) < abs(region.strides[1])
     if turned:
@@ -99,9 +106,15 @@ def cut(image: np.ndarray, box: Box) -> Crop:
 def resize(
     crop: Crop, size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[Tensor, "channels height width"]:
-    """A crop at another size, with antialiasing; nothing outside the crop is seen.
+    """Resize a crop with antialiasing; no pixel outside the crop has an influence.
 
-    One that already has the size is copied bit for bit. The result may have the strides of [H,W,C].
+    A crop that already has the size is copied bit for bit. The result may have the strides of
+    [H,W,C].
+
+    Args:
+        crop: The crop of an image, uint8.
+        size: Height and width of the result.
+        interpolation: The filter.
     """
     pixels, turned, flipped = crop
     size = size[::-1] if turned else size
@@ -110,8 +123,8 @@ def resize(
     elif interpolation == "lanczos" and torch.__version__ < LANCZOS_SINCE:
         resized = _pillow_lanczos(pixels, size)
     else:
-        # In uint8 and on the [H,W,C] memory this is five times faster than Pillow, and equal to it
-        # within rounding.
+        # With uint8 in the memory order [H,W,C] this is five times faster than Pillow, and equal to
+        # it within rounding.
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         resized = F.interpolate(planes, size, mode=interpolation, antialias=True)[0]
     resized = resized.flip([axis + 1 for axis in flipped]) if flipped else resized
@@ -121,12 +134,28 @@ def resize(
 def resize_crop(
     image: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[Tensor, "channels height width"]:
-    """The box of an image, uint8 [H,W,C], at another size."""
+    """Cut a box out of an image and resize it, as `cut` and `resize` do.
+
+    Args:
+        image: uint8 [H,W,C].
+        box: The part to cut out.
+        size: Height and width of the result.
+        interpolation: The filter.
+    """
     return resize(cut(image, box), size, interpolation)
 
 
 def mirrored(image: np.ndarray, symmetry: Symmetry, generator: random.Random) -> np.ndarray:
-    """A random symmetry of the rectangle, as a view: quarter turns swap height and width."""
+    """Apply a random mirroring or turn; quarter turns swap height and width.
+
+    Args:
+        image: [H,W,C].
+        symmetry: Which are possible: `horizontal` flips, `all` eight of the square, or `none`.
+        generator: Draws one of these.
+
+    Returns:
+        A view of the image's memory.
+    """
     if symmetry == "horizontal":
         return image[:, ::-1] if generator.random() < 0.5 else image
     if symmetry == "all":
@@ -139,10 +168,11 @@ def mirrored(image: np.ndarray, symmetry: Symmetry, generator: random.Random) ->
 def _jittered_crop(
     image: np.ndarray, config: ViewConfig, generator: random.Random
 ) -> tuple[Crop, Tensor | None]:
-    """Jitter, mirroring and the crop, in the published order; and the jitter left for the device.
+    """Draw jitter, mirroring and crop in the published order. Returns the crop, and the jitter that
+    is left to the device (pipeline `fast`).
 
-    What jitter does to a pixel does not depend on its neighbours, so only the crop is changed: the
-    same as if the whole image were.
+    As jitter changes each pixel independently of its neighbours, applying it to the crop alone has
+    the same result as applying it to the whole image.
     """
     changes = draw_jitter(image, config.jitter, generator)
     image = mirrored(image, config.symmetry, generator)
@@ -164,7 +194,7 @@ class SingleView:
     def __call__(
         self, image: np.ndarray, _target: Target | None, generator: random.Random
     ) -> ImageBatch:
-        """A view of an image uint8 [H,W,C]; the target is not used."""
+        """A random view of an image, uint8 [H,W,C]; the target is not used."""
         crop, jitter = _jittered_crop(image, self.config, generator)
         return ImageBatch(resize(crop, self.size, self.interpolation)[None], jitter=jitter)
 
@@ -173,7 +203,7 @@ class SingleView:
 class MaskedViews:
     """The patch view, the token view of the same crop, and a mask (section 2.5).
 
-    Without `token_size` the tokenizer looks at the patch view.
+    Without `token_size` the tokenizer sees the patch view.
     """
 
     config: ViewConfig
@@ -189,9 +219,9 @@ class MaskedViews:
         generator: random.Random,
         mask_generator: random.Random | None = None,
     ) -> MaskedBatch:
-        """The views of an image uint8 [H,W,C]; the target is not used.
+        """The random views of an image, uint8 [H,W,C]; the target is not used.
 
-        Without a generator of its own the mask goes on with that of the crop.
+        Without `mask_generator` the mask is drawn from `generator`, after the crop.
         """
         crop, jitter = _jittered_crop(image, self.config, generator)
         images = resize(crop, self.size, "bicubic")[None]
@@ -204,18 +234,25 @@ class MaskedViews:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedViews:
-    """`number` views of each image, one per epoch, then the first again under a new mask: what was
-    computed from a view can be kept.
+    """Only `number` different views of each image, one per epoch, which then recur under new masks,
+    so that what was computed from a view can be kept.
 
-    Crop, mirroring and jitter of view v are those of epoch v: as long as there are as many views as
-    epochs, everything is as if they did not recur.
+    Crop, mirroring and jitter of view v are those of epoch v, so with at least as many views as
+    epochs a run is the same as without this class.
     """
 
     views: MaskedViews | SingleView
     number: int
 
     def of(self, image: np.ndarray, seed: int, epoch: int, index: int) -> ImageBatch | MaskedBatch:
-        """The view of an image uint8 [H,W,C] whose turn it is in this epoch."""
+        """The view of an image that is due in an epoch.
+
+        Args:
+            image: uint8 [H,W,C].
+            seed: The seed of the run.
+            epoch: Counted from 0.
+            index: The place of the image in its source.
+        """
         view = epoch % self.number
         generator = sample_generator(seed, view, index)
         which = torch.tensor([[view, index]])

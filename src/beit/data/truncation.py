@@ -1,4 +1,4 @@
-"""Whether a file has all pixels of its image, where a decoder makes up what is missing."""
+"""Detects files that lack pixels of their image, where decoders silently fill them in."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from PIL import Image
 from beit.errors import UnreadableError
 
 PIECE = 1 << 20
-"""Bytes that are unpacked at a time: they are counted, not kept."""
+"""Bytes that are unpacked at a time, only to be counted."""
 
 GIF_TRAILER = b";"
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values for each pixel by the colour type of the PNG header (ISO/IEC 15948, table 11.1)."""
+"""Values per pixel by the colour type in the PNG header (ISO/IEC 15948, table 11.1)."""
 _PASSES = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
-"""First column and row of each pass of an interlaced PNG, and the steps between them (8.2)."""
+"""The passes of an interlaced PNG: first column, first row, and the steps in both (8.2)."""
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-"""Of JPEG, where it is neither a stuffed byte nor a restart within a scan."""
+"""A marker in a JPEG file, other than stuffed bytes and restarts within a scan."""
 _SCAN, _END = 0xDA, 0xD9
 _LOST = re.compile(r"Corrupt JPEG data: (?!.* extraneous bytes before marker 0x(?!d[0-7]))")
-"""Of libjpeg's warnings those after which pixels are missing. Bytes too many are none of them, but
-for those before a restart marker, where pixels were skipped to find the place again."""
+"""The warnings of libjpeg that mean missing pixels. Extraneous bytes do not, except before a
+restart marker, where pixels were skipped to resynchronise."""
 
 
 def tells_of_lost_pixels(warning: str) -> bool:
-    """Whether a warning of libjpeg says that a part of the image is grey instead of seen."""
+    """Whether a warning of libjpeg means that part of the image was lost and filled with grey."""
     return _LOST.search(warning) is not None
 
 
 def jpeg_scans(data: bytes) -> int:
-    """The scans of a JPEG file, counted from marker to marker."""
+    """The number of scans of a JPEG file, counted from marker to marker."""
     count, place = 0, 2
     while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
         count += found[1][0] == _SCAN
@@ -47,9 +47,12 @@ def jpeg_scans(data: bytes) -> int:
 
 
 def require_all_pixels(image: Image.Image, data: bytes) -> None:
-    """Refuse a PNG file whose last rows were never written: Pillow leaves them black.
+    """Refuse a PNG file that lacks its last rows, which Pillow leaves black.
 
-    The stream is unpacked once more only where the last row is black. Errors: UnreadableError.
+    The stream is unpacked a second time only if the last row is black or the file interlaced.
+
+    Raises:
+        UnreadableError: Pixels are missing.
     """
     if image.format != "PNG":
         return
@@ -72,7 +75,7 @@ def png_lacks_pixels(data: bytes) -> bool:
 
 
 def _needed(data: bytes) -> int:
-    """Bytes of the filtered rows that the header announces."""
+    """How many bytes the filtered rows have, according to the header."""
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     bits = data[24] * _CHANNELS[data[25]]
     passes = _PASSES if _is_interlaced(data) else ((0, 0, 1, 1),)
@@ -85,7 +88,7 @@ def _needed(data: bytes) -> int:
 
 
 def _unpacked(data: bytes, enough: int) -> int:
-    """Bytes in the stream of the default image; counting ends once there are enough."""
+    """How many bytes the stream of the default image unpacks to; counts no further than needed."""
     count, stream = 0, zlib.decompressobj()
     for kind, packed in _chunks(data):
         while kind == b"IDAT" and packed and count < enough and not stream.eof:
@@ -95,7 +98,7 @@ def _unpacked(data: bytes, enough: int) -> int:
 
 
 def png_chunk(data: bytes, kind: bytes) -> bytes:
-    """What the first chunk of a kind holds, empty if there is none before the pixels."""
+    """The content of the first chunk of a kind; empty if there is none before the pixels."""
     for found, content in _chunks(data):
         if found == kind:
             return content
@@ -105,7 +108,7 @@ def png_chunk(data: bytes, kind: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG file and what they hold."""
+    """The kind and the content of each chunk of a PNG file."""
     place = 8
     while place + 8 <= len(data):
         length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
@@ -116,15 +119,15 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class FirstOfGif(NamedTuple):
-    """A GIF file up to the end of its first image, and whether another one follows."""
+    """A GIF file cut after its first image, and whether another image followed."""
 
     data: bytes
     more: bool
 
 
 def first_of_gif(data: bytes) -> FirstOfGif:
-    """The first image alone: where its own stream ends early, decoders take what follows for its
-    pixels. Files of other formats, and broken ones, come back as they are.
+    """Cut a GIF file after its first image: if that one's stream ends early, decoders would take
+    what follows for its pixels. Files of other formats, and broken ones, are returned unchanged.
 
     Source: GIF89a specification, sections 17 to 27.
     """
@@ -139,12 +142,12 @@ def first_of_gif(data: bytes) -> FirstOfGif:
 
 
 def _palette(flags: int) -> int:
-    """Bytes of the colour table that the flags announce."""
+    """How many bytes the colour table has, according to the flags."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _image_descriptor(data: bytes, place: int) -> int | None:
-    """Where the next image begins, past extensions; None if something else comes, or nothing."""
+    """Where the next image begins, after any extensions; None if no image follows."""
     with suppress(IndexError):
         while data[place] == 0x21:
             place = _behind_blocks(data, place + 2)
@@ -153,7 +156,7 @@ def _image_descriptor(data: bytes, place: int) -> int | None:
 
 
 def _behind_blocks(data: bytes, place: int) -> int:
-    """Past a row of blocks, each with its length before it, that ends with an empty one."""
+    """The place after a sequence of blocks, each preceded by its length; an empty one ends it."""
     while data[place]:
         place += data[place] + 1
     return place + 1

@@ -1,8 +1,8 @@
-"""Processes that read images: each answers requests for micro-batches over a socket of its own.
+"""Worker processes that read images: each answers requests for micro-batches over its own socket.
 
-Pixels travel through the socket straight into (page-locked) memory of the training process, so that
-no shared memory is needed. A worker that dies closes its socket; one that hangs delivers nothing
-in time. Both are noticed where batches are waited for, and nothing else watches the workers.
+Pixels are received from the socket straight into (page-locked) memory of the training process, so
+that no shared memory is needed. A worker that dies closes its socket; one that hangs delivers
+nothing in time. Whoever waits for a batch notices both, and nothing else watches the workers.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from beit.terminal import quoted
 REQUESTS = 2
 """Micro-batches that are requested of each worker ahead of time."""
 GRACE_SECONDS = 30
-"""Within which a killed process is gone, unless a disk keeps it."""
+"""How long to wait for a killed process to end, which only a blocked disk access delays."""
 
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
 Read = Batch | list[Unreadable]
-"""A micro-batch, or the reasons if none of its images can be read."""
+"""A micro-batch; or, if none of its images can be read, the reasons."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """What is run in the workers; it is sent to them once."""
+    """Reads micro-batches in the workers, to which it is sent once."""
 
     def read(self, places: Places) -> Read: ...
 
@@ -77,20 +77,20 @@ def read_batches(
 ) -> Iterator[Read]:
     """The micro-batches of the plan, in order, each once.
 
-    When a worker process dies, or nothing comes for `worker_timeout` seconds, all are ended and new
-    ones begin with the first micro-batch that was not delivered: what a sample is follows from its
-    place alone.
+    When a worker process dies, or no batch arrives for `worker_timeout` seconds, all workers are
+    replaced, and the new ones begin with the first micro-batch that was not delivered. Nothing is
+    lost, as a sample depends on its (epoch, index) alone.
 
     Args:
-        reader: Reads a micro-batch, here or in a worker.
-        plan: The micro-batches in order, without the given number of first ones.
-        workers: Processes that read; with 0 this one does.
+        reader: Reads a micro-batch, in this process or in a worker.
+        plan: Returns the micro-batches in order, after a given number of first ones.
+        workers: The number of processes that read; with 0 this process does.
         config: How long to wait for a worker, and how often they may be replaced.
-        pin_memory: Hand over page-locked memory, where there is a GPU.
+        pin_memory: Return batches in page-locked memory, if there is a GPU.
         on_restart: Called each time workers are replaced.
 
     Raises:
-        ResourceError: A worker was lost once more than `worker_restarts` times.
+        ResourceError: Workers were lost more than `worker_restarts` times.
     """
     pin = pin_memory and torch.cuda.is_available()
     if workers == 0:
@@ -136,17 +136,17 @@ def _described(lost: _LostError, waiting_for: list[str]) -> ResourceError:
 
 
 class _Worker:
-    """A process and this side of its socket."""
+    """A worker process, and this end of its socket."""
 
     def __init__(self, reader: Reader) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.Process(target=_work, args=(theirs, reader), daemon=True)
         start(self.process)
-        theirs.close()  # the worker holds the only copy, so that its death ends the connection
+        theirs.close()  # only the worker holds this end, so that its death ends the connection
         self._pixels = socket.socket(fileno=os.dup(self.connection.fileno()))
 
     def receive(self, pin: bool) -> Read | Exception:
-        """The next answer. Errors: EOFError or OSError if the worker is gone."""
+        """The next answer. Raises EOFError or OSError if the worker has died."""
         answer: Read | Exception = self.connection.recv()
         if isinstance(answer, list | Exception):
             return answer
@@ -155,7 +155,7 @@ class _Worker:
             tensor = torch.empty(described.shape, dtype=described.dtype, pin_memory=pin)
             free = _bytes_of(tensor)
             while free:
-                # In one call, as taking the lock of the interpreter back after each piece is slow.
+                # In one call, as it is slow to acquire the interpreter lock after each piece.
                 count = self._pixels.recv_into(free, len(free), socket.MSG_WAITALL)
                 if not count:
                     raise EOFError
@@ -171,7 +171,7 @@ class _Worker:
         return f"worker {self.process.pid} ended by {ended}"
 
     def kill(self) -> None:
-        """End it at once: it holds nothing that could be left behind, and it may hang."""
+        """End the worker at once, as it may hang; it holds nothing that must be cleaned up."""
         self.process.kill()
         self._pixels.shutdown(socket.SHUT_RDWR)
 
@@ -189,21 +189,22 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def start(process: BaseProcess) -> None:
     """Start a process that reads or fetches images."""
     with warnings.catch_warnings():
-        # Safe although this process has threads: the new one uses neither its devices nor those.
+        # Safe although this process has threads: the new one uses neither them nor its devices.
         warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
         process.start()
 
 
 def serve_parent() -> None:
-    """In such a process: end with the parent. A request to stop that reaches the whole group of
-    processes is the parent's to handle: it may still want the batches it needs for a step."""
+    """Make this process, started by `start`, end with its parent and ignore signals to stop. Such
+    signals may reach the whole process group; the parent handles them, and may still need batches
+    to finish a step."""
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _work(connection: Connection, reader: Reader) -> None:
-    """Answer requests until the parent is gone."""
+    """Answer requests until the parent has gone."""
     serve_parent()
     torch.set_num_threads(1)
     try:
@@ -216,7 +217,7 @@ def _work(connection: Connection, reader: Reader) -> None:
 def _answer(reader: Reader, places: Places) -> Read | Exception:
     try:
         return reader.read(places)
-    except Exception as error:  # raised again in the training process, whatever it is
+    except Exception as error:  # any error is raised again in the training process
         error.add_note(f"in a process that reads images:\n{traceback.format_exc()}")
         try:
             ForkingPickler.loads(ForkingPickler.dumps(error))  # as the connection does
@@ -226,7 +227,7 @@ def _answer(reader: Reader, places: Places) -> Read | Exception:
 
 
 def _send(connection: Connection, answer: Read | Exception) -> None:
-    """The answer with its tensors described only, then the bytes of each."""
+    """Send the answer with tensors that have only shape and type, then the bytes of each."""
     tensors: list[Tensor] = []
 
     def describe(tensor: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ def _send(connection: Connection, answer: Read | Exception) -> None:
 
 
 class _Workers:
-    """One set of processes, and a thread that receives from them in turn."""
+    """One set of workers, and a thread that receives from them in turn."""
 
     def __init__(
         self, reader: Reader, plan: Iterator[Places], number: int, timeout: float, pin: bool
@@ -253,17 +254,17 @@ class _Workers:
         self._device = torch.cuda.current_device() if pin else 0
         self._workers: list[_Worker] = []
         self._waiting: deque[_Worker] = deque()
-        """Who answers next: one entry for each request."""
+        """The workers in the order of their answers, one entry for each request."""
         self._received: queue.Queue[Read | Exception | None] = queue.Queue(number)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._owner = os.getpid()
 
     def batches(self) -> Iterator[Read]:
-        """Start, and give the micro-batches in the order of the plan.
+        """Start the workers, and yield the micro-batches in the order of the plan.
 
-        Errors: _LostError; any that a worker met.
+        Raises _LostError if a worker dies or hangs, and any error that occurs in a worker.
         """
-        atexit.register(self.end)  # else multiprocessing would wait there for them to end
+        atexit.register(self.end)  # otherwise multiprocessing would wait at exit for them to end
         for _ in range(self._number):
             self._workers.append(_Worker(self._reader))
         self._thread.start()
@@ -287,7 +288,7 @@ class _Workers:
     def _receive(self) -> None:
         try:
             if self._pin:
-                torch.cuda.set_device(self._device)  # else this thread would use the first
+                torch.cuda.set_device(self._device)  # otherwise this thread would use the first GPU
             for worker in self._workers * REQUESTS:
                 self._request(worker)
             while self._waiting:
@@ -301,7 +302,7 @@ class _Workers:
             self._received.put(error)
 
     def end(self) -> None:
-        """End the processes at once, and the thread."""
+        """End the workers at once, and the thread."""
         if os.getpid() != self._owner:
             return  # a forked copy of this process, at its exit
         atexit.unregister(self.end)
@@ -309,7 +310,7 @@ class _Workers:
             worker.kill()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
-                self._received.get_nowait()  # it may wait for room
+                self._received.get_nowait()  # the thread may wait for room in the queue
             self._thread.join(0.01)
         for worker in self._workers:
             worker.close()

@@ -1,4 +1,4 @@
-"""The doctor: what it found of this machine and of images, line by line."""
+"""The doctor's findings on this machine and on images, and how they are printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"
 
 
 class Finding(NamedTuple):
-    """One line: how it stands, what was examined, what was found, what to change."""
+    """One line: the verdict, what was examined, what was found, and what to change."""
 
     level: Level
     subject: str
@@ -27,12 +27,19 @@ class Finding(NamedTuple):
 
 
 def judge(subject: str, found: str, change: str = "", level: Level = "warn") -> Finding:
-    """A finding that is ok unless something should be changed; then it has this level."""
+    """A finding that is ok unless something should be changed.
+
+    Args:
+        subject: What was examined.
+        found: What was found.
+        change: What should be changed; empty if nothing.
+        level: The level if something should be changed.
+    """
     return Finding(level if change else "ok", subject, found, change)
 
 
 def print_table(findings: Sequence[Finding]) -> None:
-    """A table for people; what to change stands below what was found."""
+    """Print a table for people, with what to change below what was found."""
     table = Table("", "examined", "found", box=None, pad_edge=False)
     for one in findings:
         words = Text(printable_lines(one.found))
@@ -43,14 +50,15 @@ def print_table(findings: Sequence[Finding]) -> None:
 
 
 def print_json(findings: Sequence[Finding]) -> None:
-    """One JSON object: the worst level, and every finding."""
+    """Print one JSON object: the worst level, and every finding."""
     worst = max((one.level for one in findings), key=list(COLOURS).index, default="ok")
     rows = [one._asdict() for one in findings]
     print(json.dumps({"level": worst, "findings": rows}, indent=1))
 
 
 def must_hold(findings: Sequence[Finding]) -> None:
-    """Raises ResourceError if the environment has a fault, else DataError if the images have."""
+    """Raises ResourceError if a check of the environment failed, else DataError if one of images
+    did."""
     failed = [one for one in findings if one.level == "fail"]
     environment = [one for one in failed if one.about == "environment"]
     kind = ResourceError if environment else DataError

@@ -1,8 +1,8 @@
-"""Does this GPU compute what the CPU computes? Checked in less than a minute, without any file.
+"""Checks in less than a minute, without any file, whether a GPU computes what the CPU computes.
 
-Everything is drawn from a seed on the CPU and computed twice: attention by every kernel, a model
-forward and backward, twelve steps of training, visual tokens in half precision. The reference is
-float64 where a single operation is checked, and the CPU in float32 where a whole model is.
+All inputs are drawn from a seed on the CPU, and all results computed twice: attention by every
+kernel, a model forward and backward, twelve steps of training, visual tokens in half precision. The
+reference is the CPU, in float64 for a single operation, and in float32 for a whole model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
 class Agreement(NamedTuple):
-    """One comparison: the error, what it may be, and whether it is."""
+    """One comparison: its error, and the largest error that is tolerated."""
 
     name: str
     error: float
@@ -55,7 +55,7 @@ class Agreement(NamedTuple):
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """float32 that is float32: convolutions on a GPU are rounded to 10 bits otherwise."""
+    """Compute float32 in full precision: otherwise a GPU rounds to 10 bits in convolutions."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = cuda.allow_tf32, cudnn.allow_tf32
     cuda.allow_tf32 = cudnn.allow_tf32 = False
@@ -72,14 +72,14 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 def compare(device: torch.device) -> Iterator[Agreement]:
-    """Every comparison of a device with the reference, in order of what builds on what."""
+    """Every comparison of a device with the reference, from single operations to training."""
     with without_tf32():
         for check in (attention, masked_rows, model, tokens, training):
             yield from check(device)
 
 
 def attention(device: torch.device) -> Iterator[Agreement]:
-    """Outputs and gradients, that of a learned position bias included, by each kernel."""
+    """Outputs and gradients of each kernel, including the gradient of a position bias."""
     types = (torch.float32, torch.bfloat16, torch.float16)
     for dtype in types if device.type == "cuda" else types[:2]:
         for tokens in (65, 192, 197):
@@ -126,7 +126,7 @@ def _batch(step: int) -> MaskedBatch:
 
 
 def masked_rows(device: torch.device) -> Iterator[Agreement]:
-    """Predictions of the masked patches alone are those of all patches, at the masked ones."""
+    """Whether predicting the masked patches alone agrees with predicting all and selecting them."""
     model, batch = _masked_model().to(device), _batch(0)
     images, masked = batch.images.to(device), MaskedPatches.of(batch.mask).to(device)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def model(device: torch.device) -> Iterator[Agreement]:
 
 
 def tokens(device: torch.device) -> Iterator[Agreement]:
-    """Visual tokens: the fraction that differs in float32, and in the half precision of a GPU."""
+    """The fraction of visual tokens that differ in float32, and in half precision."""
     torch.manual_seed(0)
     tokenizer, batch = build_tokenizer(TOKENIZER).freeze(), _batch(0)
     expected = tokenizer.encode(batch.token_images)

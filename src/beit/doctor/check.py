@@ -1,4 +1,4 @@
-"""Looks through images for all that is wrong with them or odd about them."""
+"""Examines images, and finds what is wrong with them or odd about them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ KINDS = {
 }
 TINY = 32
 LARGE = 256
-"""Of larger images the mean and deviation are taken from a grid of about this side."""
+"""The mean and deviation of larger images are taken from a grid of about this side."""
 AT_A_TIME = 512
 
 _DEEP = ("I", "F")
@@ -62,7 +62,7 @@ _PRINTING = ("CMYK", "YCbCr", "LAB")
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong or odd."""
+    """One thing that is wrong or odd about an image or a class."""
 
     kind: str
     """One of `KINDS`."""
@@ -73,22 +73,23 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What was looked through, and what was found."""
+    """What was examined, and what was found."""
 
     data: str
     images: dict[str, int]
-    """How many each part has; data that are not divided are the part ``."""
+    """How many images each part has; undivided data are one part with an empty name."""
     looked_at: int
     """How many of them were read: all, or a sample."""
     classes: dict[str, dict[str, int]]
     """How many images of each class each part has."""
     mean: tuple[float, ...]
-    """Of each channel as models see it, for values in [0, 1]: every readable image counts the same;
-    empty if there is none."""
+    """The mean of each channel as models see it, for values in [0, 1], in which every readable
+    image counts the same; empty if there is none."""
     std: tuple[float, ...]
+    """Likewise the standard deviation."""
     findings: tuple[Fault, ...]
     account: Account
-    """What was understood of the data, and what is skipped."""
+    """How the data were read, and what is skipped."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -118,7 +119,7 @@ class _Seen(NamedTuple):
     """What was seen of one image."""
 
     hashed: int | None
-    """Of its bytes; None if it cannot be read."""
+    """The hash of its bytes; None if it cannot be read."""
     findings: list[Fault]
     moments: np.ndarray | None = None
     """Mean and mean square of each channel, float64 [2, channels]; None if it cannot be read."""
@@ -145,7 +146,7 @@ def _look(source: ImageSource, index: int, channels: int, value_range: ValueRang
 def _look_through(
     source: ImageSource, channels: int, value_range: ValueRange | None
 ) -> Iterator[_Seen]:
-    """Every image, by several threads, a bounded number ahead."""
+    """Examine every image by several threads, a bounded number at a time."""
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(source), AT_A_TIME):
             indices = range(start, min(start + AT_A_TIME, len(source)))
@@ -157,8 +158,8 @@ def _look_through(
 def _copies(
     parts: Mapping[str, ImageSource], hashes: np.ndarray, readable: np.ndarray
 ) -> Iterator[Fault]:
-    """Images with the same bytes, over all parts, of their hashes uint64 [n] one part after the
-    other."""
+    """Images with the same bytes, in the same part or in two. The images are those of all parts,
+    one part after the other; `hashes` is uint64 [n], `readable` bool [n]."""
     names, starts = list(parts), np.cumsum([0, *map(len, parts.values())])
 
     def who(place: int) -> tuple[str, str, str | None]:
@@ -208,22 +209,23 @@ def check(
     reading: Reading = AS_RECOGNISED,
     value_range: ValueRange | None = None,
 ) -> Checked:
-    """Read every image of data in any form, and find what is unreadable, there twice or odd.
+    """Read every image of data in any form, and find images that are unreadable, duplicates or odd.
 
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits).
 
     Args:
-        data: Where they are.
+        data: Where the images are.
         parts: Their splits, if they are open already.
-        channels: As how many each image is decoded.
-        few: Classes with fewer images for training are named.
-        sample: Read about so many, spread evenly over every part; classes are counted in full.
-        reading: What settles data that can be read in two ways.
-        value_range: As what values of more than 8 bits are decoded.
+        channels: The number of channels to which each image is decoded.
+        few: Classes with fewer images for training are reported.
+        sample: Read about this many images, spread evenly over every part; by default all. Classes
+            are always counted in full.
+        reading: Options for data that can be read in several ways.
+        value_range: How values of more than 8 bits are scaled to 8.
 
     Raises:
-        DataError: If there are no data, or for a layout with two readings.
-        ConfigError: For numbers without sense.
+        DataError: There are no images, or the layout can be read in two ways.
+        ConfigError: A number makes no sense.
     """
     if channels < 1 or few < 0:
         raise ConfigError(
@@ -260,7 +262,7 @@ def check(
             classes.setdefault(name, {})[part] = number
     findings += _class_findings(parts, classes, few)
     account = next(iter(parts.values())).account
-    if {*account.images} != {*parts}:  # else it is that of all: of masks it counts the classes
+    if {*account.images} != {*parts}:  # else it covers all parts, and has classes from masks
         account = account_of(data, parts)
     mean, square = moments / max(readable.sum(), 1)
     std = np.sqrt((square - mean**2).clip(0))

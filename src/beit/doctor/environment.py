@@ -1,4 +1,4 @@
-"""This machine: installed versions, GPUs and compiler, decoder, memory, limits, disk and ports."""
+"""Examines this machine: versions, GPUs, compiler, decoder, memory, limits, disk and ports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from beit.training.device import compiler_problem
 PACKAGE = "beit"
 GIB = 2**30
 FARTHEST = 12
-"""Of 255: how far the colours of a plain image may move in a lossy format."""
+"""How far the colours of a plain image may change in a lossy format, out of 255."""
 COMPILE_DEADLINE = 300
 COMPILED = """
 import torch
@@ -48,7 +48,7 @@ SHARED = Path("/dev/shm")  # noqa: S108 - the place itself, not a file in it
 LITTLE_SHARED, LITTLE_DISK, LITTLE_MEMORY = 1 * GIB, 10 * GIB, 4 * GIB
 FEW_FILES = 4096
 SLOW_DISK = 50e6
-"""Bytes per second: a checkpoint of a base model (about 1 GB) takes 20 seconds."""
+"""Bytes per second, at which a checkpoint of a base model (about 1 GB) takes 20 seconds."""
 WRITTEN = 64 * 2**20
 CGROUP = Path("/sys/fs/cgroup")
 TORCHRUN = 29500
@@ -61,8 +61,13 @@ def check_environment(
     *,
     compile: bool,  # noqa: A002 (the name of the option)
 ) -> Iterator[Finding]:
-    """Everything that is examined of this machine, in the order in which it is reported. Nothing
-    is changed and nothing left behind."""
+    """Examine this machine, in the order of the report. Nothing is changed or left behind.
+
+    Args:
+        out: The folder into which runs are to be written; it need not exist.
+        port: The port on which `beit serve` is to listen.
+        compile: Whether torch.compile is tried, which may take a minute.
+    """
     yield from check_versions()
     yield from check_extras()
     yield from check_gpus()
@@ -84,7 +89,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _installed(requirement: Requirement) -> tuple[str, bool]:
-    """The installed version (empty: none), and whether it is in the supported range."""
+    """The installed version, empty if there is none, and whether it is supported."""
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -110,7 +115,7 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_extras() -> Iterator[Finding]:
-    """The optional parts: all there, not installed, or in an unsupported version."""
+    """The extras: whether each is installed, missing, or there in an unsupported version."""
     for extra in sorted(metadata.metadata(PACKAGE).get_all("Provides-Extra") or []):
         words: list[str] = []
         change = ""
@@ -134,7 +139,7 @@ def check_extras() -> Iterator[Finding]:
 
 
 def check_decoder() -> Iterator[Finding]:
-    """An image of every format is written and read back by the decoder that runs use."""
+    """Write an image in every format, and read it back by the decoder that runs use."""
     image = np.zeros((24, 32, 3), np.uint8)
     image[:12], image[12:] = (200, 60, 40), (30, 90, 160)
     faults = []
@@ -174,7 +179,7 @@ def _driver() -> str | None:
 
 
 def _gpu_fault(index: int) -> str:
-    """Compute something on a GPU; what went wrong."""
+    """Multiply matrices on a GPU; returns what went wrong, empty if nothing did."""
     try:
         rows = torch.ones(64, 64, device=f"cuda:{index}")
         return "" if float((rows @ rows).sum()) == 64**3 else "it multiplies wrongly"
@@ -183,7 +188,7 @@ def _gpu_fault(index: int) -> str:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """GPUs that torch finds and can use; and if it finds none, why."""
+    """The GPUs that torch finds and whether it can use them; if it finds none, the reason."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
@@ -213,7 +218,7 @@ def check_gpus() -> Iterator[Finding]:
 
 
 def check_bfloat16() -> Iterator[Finding]:
-    """Whether numbers of half the width are fast here; runs choose float32 where they are not."""
+    """Whether the hardware computes in bfloat16; where it does not, runs use float32."""
     where = best_device()
     if multiplies_bfloat16(where):
         yield Finding("ok", "bfloat16", f"in hardware on {where}: runs use it")
@@ -224,7 +229,7 @@ def check_bfloat16() -> Iterator[Finding]:
 
 
 def check_compile() -> Iterator[Finding]:
-    """Compile a layer, in a process of its own; takes up to a minute where nothing is cached."""
+    """Compile a layer in a separate process, which takes up to a minute if nothing is cached."""
     where = best_device()
     fault = compiler_problem(where) or _compile_fault(where)
     if not fault:
@@ -251,7 +256,7 @@ def _compile_fault(where: torch.device) -> str:
 
 
 def quota() -> float | None:
-    """How many processors the container may use, None for as many as there are."""
+    """How many processors the container may use; None if it has no limit."""
     try:
         allowed, period = (CGROUP / "cpu.max").read_text().split()
         return None if allowed == "max" else int(allowed) / int(period)
@@ -260,7 +265,7 @@ def quota() -> float | None:
 
 
 def check_threads() -> Iterator[Finding]:
-    """Threads of torch against processors that may be used."""
+    """Compare the threads of torch with the processors that may be used."""
     threads, allowed, limit = torch.get_num_threads(), cores(), quota()
     usable = allowed if limit is None else min(allowed, max(1, round(limit)))
     words = f"torch uses {threads} of {allowed} processors"
@@ -274,7 +279,7 @@ def check_threads() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Main memory, and the part of it through which several GPUs exchange gradients."""
+    """Main memory, and the shared memory through which several GPUs exchange gradients."""
     free = free_memory()
     if free is None:
         return
@@ -291,7 +296,7 @@ def check_memory() -> Iterator[Finding]:
 
 
 def check_open_files() -> Iterator[Finding]:
-    """The limit of files that may be open at once, which loader processes and shards share."""
+    """The limit on files that are open at once, among them those of loader processes and shards."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless = resource.RLIM_INFINITY
     few = soft not in (endless, -1) and soft < FEW_FILES
@@ -318,7 +323,7 @@ def check_port(port: int, purpose: str) -> Iterator[Finding]:
 
 
 def check_disk(out: str) -> Iterator[Finding]:
-    """Room, rights and speed where runs are to be written. Leaves nothing behind."""
+    """Free space, permission and speed where runs are to be written. Leaves nothing behind."""
     place, words = Path(out).absolute(), out
     try:
         while not place.exists():

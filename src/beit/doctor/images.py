@@ -1,4 +1,4 @@
-"""A folder of images: what is wrong with it, and what to do with it first."""
+"""Examines a folder of images: what is wrong with it, and what to do with it first."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from beit.terminal import counted
 MOST_HEADERS = 400
 FEW_TO_PRETRAIN = 1_000
 UNEVEN = 20
-"""The largest class over the smallest."""
+"""The ratio of the largest class to the smallest above which rare classes need attention."""
 BANDS = " bands"
-"""How the mode of a file ends whose channels no released model sees."""
+"""The end of the mode of a file with many bands, which no released model can use."""
 FAILING = (UNREADABLE, "in two parts", "in two classes")
 CHANGES = {
     UNREADABLE: "repair or remove these files, or follow the advice given for each",
@@ -42,9 +42,9 @@ class Headers(NamedTuple):
     """What the headers of some images say."""
 
     shortest: np.ndarray
-    """The shorter side of each, in pixels."""
+    """The shorter side of each image in pixels, int64 [n]."""
     modes: Counter[str]
-    """Pillow's names for the kinds of pixels."""
+    """How many images have each kind of pixels, by Pillow's names."""
 
 
 def read_headers(parts: Mapping[str, ImageSource]) -> Headers:
@@ -65,7 +65,15 @@ def read_headers(parts: Mapping[str, ImageSource]) -> Headers:
 def check_images(
     data: str, *, channels: int, sample: int, size: int, reading: Reading = AS_RECOGNISED
 ) -> Iterator[Finding]:
-    """Look through a sample and say what suits."""
+    """Examine a sample of images, and recommend how to train on them.
+
+    Args:
+        data: Where the images are.
+        channels: The number of channels to which images are to be decoded.
+        sample: About how many images are read.
+        size: The image size of the model in pixels; 0 for the default, 224.
+        reading: Options for data that can be read in several ways.
+    """
     for one in _examine(data, channels, sample, size, reading):
         yield one._replace(about="images")
 
@@ -83,18 +91,18 @@ def _examine(
     yield from _faults(found)
     headers = read_headers(parts)
     if not len(headers.shortest):
-        return  # none can be read, as was reported
+        return  # no image can be read, as reported above
     training = "train" if "train" in parts else next(iter(parts))
     yield _balance(found, training)
     yield _channels(headers, channels)
     if found.counts.get(UNREADABLE) == found.looked_at:
-        return  # with other channels it may be
+        return  # images may be readable with another number of channels
     labelled = len(found.classes) > 1 and reading == AS_RECOGNISED
     yield from _advice(data, len(parts[training]), headers, size, channels, labelled=labelled)
 
 
 def _layout(account: Account) -> Iterator[Finding]:
-    """What the data were taken for, and what is skipped."""
+    """The recognised layout, and what is skipped."""
     first, *lines = [line.strip() for line in account.lines()]
     skipped = [line.removeprefix("skipped: ") for line in lines if line.startswith("skipped")]
     layout = [line for line in lines if not line.startswith("skipped")]
@@ -133,7 +141,7 @@ def _balance(found: Checked, training: str) -> Finding:
 
 
 def _channels(headers: Headers, channels: int) -> Finding:
-    """Requested channels against those that the files have."""
+    """Compare the requested channels with those of the files."""
     modes = headers.modes
     words = ", ".join(
         f"{number} {'of ' if mode.endswith(BANDS) else ''}{mode}"
@@ -157,7 +165,7 @@ def _channels(headers: Headers, channels: int) -> Finding:
 def _advice(
     data: str, number: int, headers: Headers, requested: int, channels: int, *, labelled: bool
 ) -> Iterator[Finding]:
-    """Commands that run as they are printed, the shortest way first."""
+    """Advice on the size, and commands that run as they are printed, the quickest way first."""
     middle, low = (int(np.percentile(headers.shortest, percent)) for percent in (50, 5))
     size = requested or 224
     words = f"shorter side: median {middle} pixels, 5 % below {low}; for a model of {size} pixels"

@@ -1,6 +1,6 @@
 """Recipes: named functions that return complete configs, each number with its source.
 
-A recipe of one's own is a function in any module, chosen as `module:function`.
+Your own recipe is a function in any module, chosen as `module:function`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ DEFAULT = "small"
 
 
 def find_recipe(verb: str, name: str, kind: type[Recipe]) -> Recipe:
-    """The config of a recipe of this package, or of `module:function`.
+    """The config of a recipe of this package, or of a function outside of it.
 
-    Raises ConfigError for an unknown name, or a function that returns another kind of config.
+    Args:
+        verb: The verb that runs it, such as "pretrain" or "probe".
+        name: The name of the recipe, or `module:function`.
+        kind: The type of config that the verb needs.
+
+    Raises:
+        ConfigError: There is no such recipe, or it returns another kind of config.
     """
     recipes: Mapping[str, Callable[[], object]] = PROBES if verb == "probe" else RECIPES[verb]
     if name in recipes:

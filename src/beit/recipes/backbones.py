@@ -1,7 +1,7 @@
-"""The backbones of the recipes that are not published: plain ViTs, which learn sooner.
+"""The backbones of our own recipes: plain ViTs, which learn sooner than the published variants.
 
-Absolute positions only, no layer scale, as in the paper's tables 1 to 4, Xavier's initial weights,
-and positions that begin as sines. What was measured is in docs/notes/small-budgets.md.
+They have absolute positions only and no layer scale, as in the paper's tables 1 to 4, but Xavier
+initialisation and positions that start as sines. See docs/notes/small-budgets.md for measurements.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from beit.config import VisionTransformerConfig, sized
 
 
 def plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
-    """A backbone as the ViT of tables 1 to 4."""
+    """A backbone in the form of the paper's tables 1 to 4: a plain ViT."""
     return replace(model, relative_position="none", absolute_position=True, layer_scale=None)
 
 
 def quick(model: VisionTransformerConfig) -> VisionTransformerConfig:
-    """The same, drawn as ViT and MAE are. With the published draw, whose positions are a
-    fiftieth as large as what they are added to, a backbone learns late where its patches are."""
+    """A plain ViT, initialised as ViT and MAE are. As published, positions start a fiftieth as
+    large as what they are added to, so that a backbone learns late where its patches are."""
     return replace(plain(model), initialisation="xavier")
 
 

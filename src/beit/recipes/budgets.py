@@ -1,9 +1,9 @@
-"""What to train in so much time: backbones from small to large, and how many views each is worth.
+"""What to train in a given time: backbones from small to large, and the views that each needs.
 
 `--time` measures a few real steps of a row, and goes on to the next one as long as that would see
-enough images. The settings are those of the recipe `small`, but for what a row says. `measured`
-says what came of a row; where it is empty, the row was not measured: its numbers follow the
-published recipes, and what is enough is a guess.
+enough images. The settings are those of the recipe `small`, except for what a row states.
+`measured` describes the results of a row; where it is empty, the row was not measured: its numbers
+follow the published recipes, and `enough` is a guess.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Budget:
     depth: int
     heads: int
     size: int
-    """At most so many pixels; smaller images have smaller models."""
+    """The largest image size in pixels; smaller images get smaller models."""
     patch: int
     batch: int
     lr: float
     tokenizer: str
-    """Recipe of the tokenizer that pre-training trains first."""
+    """The recipe of the tokenizer that pre-training trains first."""
     enough: int
-    """Views of images from which on it is preferred to the row above."""
+    """The number of views of images from which on this row is preferred to the one above."""
     measured: str = ""
 
 
@@ -52,8 +52,8 @@ BUDGETS = (
 
 LABELLED_BATCH = {"cpu": 64, "cuda": 128}
 LABELLED_LR = {256: 2e-3, 512: 1e-3}
-"""Learning rates of fine-tuning by the largest width that has them, of which 128 was measured
-(docs/notes/small-budgets.md); wider backbones have their recipe's."""
+"""Learning rates of fine-tuning by the largest width to which they apply, measured for width 128
+(docs/notes/small-budgets.md); wider backbones use that of their recipe."""
 
 LIMITS: dict[str, tuple[int, int]] = {
     "tokenizer": (100, 2_000),
@@ -61,13 +61,14 @@ LIMITS: dict[str, tuple[int, int]] = {
     "finetune": (100, 2_000),
     "segment": (130, 3_000),
 }
-"""Most epochs, or at least so many steps if those are more: beyond them time brings little. 800
-epochs are those of the paper on ImageNet-1k, 130 about those of the published ADE20K runs."""
+"""For each verb, how many epochs `--time` trains at most, or how many steps if these are more:
+beyond them more time brings little. 800 epochs are those of the paper on ImageNet-1k, 130 about
+those of the published ADE20K runs."""
 
 
 def fitting_size(budget: Budget, shortest: int) -> tuple[int, int]:
-    """Pixels and patch of a row for images of this shorter side: none is enlarged, and the grid
-    keeps at least six patches a side."""
+    """The size and patch of a row, in pixels, for images with this shorter side: images are not
+    enlarged, and patches shrink, down to 4 pixels, until the grid has six per side."""
     side = min(budget.size, shortest)
     patch = budget.patch
     while patch > 4 and side // patch < 6:

@@ -1,6 +1,6 @@
-"""The demo's recipes: object scenes of 80 pixels seen at 64, on two CPU cores.
+"""The demo's recipes: object scenes of 80 pixels, seen at 64, for two CPU cores.
 
-What was tried for them is in docs/notes/small-budgets.md.
+The alternatives that were tried are in docs/notes/small-budgets.md.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ class Budget:
 
     @property
     def labels(self) -> str:
-        """Labels per class, as tables say it."""
+        """Labels per class, as tables show it."""
         return "all" if self.per_class is None else str(self.per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """All of the demo: how many scenes, the kinds of run, and the budgets of both arms."""
+    """All that the demo does: how many scenes it draws, its runs, and the budgets of both arms."""
 
     scenes: dict[str, int]
-    """How many scenes of each set, by the names of `beit.studies.scenes.Counts`."""
+    """How many scenes each set has, by the names in `beit.studies.scenes.Counts`."""
     tokenizer: TokenizerRunConfig
     pretrain: PretrainRunConfig
     probe: ProbeConfig
     finetune: FinetuneRunConfig
     budget: Budget
     longer: int
-    """Factor on the steps of a second training from scratch."""
+    """The factor on the steps of a second training from scratch."""
     segment: SegmentRunConfig
     segmenting: Budget
 
@@ -93,7 +93,7 @@ def tokenizer() -> TokenizerRunConfig:
 
 
 def dvae() -> TokenizerRunConfig:
-    """A discrete VAE of 256 codes in minutes: what the demo had before, and the studies have."""
+    """A discrete VAE of 256 codes in minutes: formerly the demo's tokenizer, now the studies'."""
     return TokenizerRunConfig(
         tokenizer=DiscreteVAEConfig(
             size=(32, 32), stride=4, codes=256, width=64, narrowest=64, codebook_width=64
@@ -126,8 +126,8 @@ def pretrain() -> PretrainRunConfig:
 
 
 def finetune() -> FinetuneRunConfig:
-    """Steps and labels are those of a budget. Rate and layer decay were the best of four, on
-    validation, for either arm (docs/notes/small-budgets.md)."""
+    """A budget sets the steps and labels. Learning rate and layer decay were the best of four on
+    validation, for both arms (docs/notes/small-budgets.md)."""
     return FinetuneRunConfig(
         model=for_finetuning(backbone(), drop_path=0.0),
         augment=AugmentConfig(

@@ -25,7 +25,8 @@ Run = TypeVar("Run")
 
 
 def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTransformerConfig:
-    """The pre-training architecture as fine-tuning has it: a table per block, nothing to mask."""
+    """The pre-training architecture as it is fine-tuned: a position bias table per block instead of
+    a shared one, and no mask token."""
     shared = model.relative_position == "shared"
     return replace(
         model,
@@ -39,15 +40,15 @@ def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTr
 def for_classifying(
     backbone: VisionTransformerConfig, recipe: FinetuneRunConfig
 ) -> VisionTransformerConfig:
-    """The backbone as a recipe has it: its own size, or the recipe's if that is a larger one than
-    models are pre-trained with."""
+    """The backbone as a recipe fine-tunes it: at its own size, or at the recipe's if that is larger
+    than the size of pre-training."""
     model = for_finetuning(backbone, recipe.model.drop_path)
     enlarges = min(recipe.model.size) > PRETRAINING_SIZE
     return replace(model, size=recipe.model.size) if enlarges else model
 
 
 class Row(NamedTuple):
-    """One published fine-tuning. What no row says is the same in all of them (`build`)."""
+    """One published fine-tuning. What all of them have in common is in `build`."""
 
     backbone: str
     batch: int
@@ -58,18 +59,18 @@ class Row(NamedTuple):
     drop_path: float
     weight_decay: float
     mixed: bool
-    """Mixup 0.8 and cutmix 1, or neither."""
+    """Whether it has mixup 0.8 and cutmix 1, or neither."""
     source: str
-    """Where it is from, and the top-1 that is stated there."""
+    """Where it was published, and the top-1 accuracy stated there; the recipe's description."""
     size: int = PRETRAINING_SIZE
     images: int = 1_281_167
     erasing: float = 0.25
     min_lr: float = 1e-6
     imagenet_statistics: bool = False
-    """ImageNet's mean and deviation of the pixels, as v2 was trained with; else 0.5."""
+    """Whether pixels are normalised by ImageNet's mean and deviation, as for v2; else by 0.5."""
     plain: bool = False
-    """The ViT of the paper's tables, with absolute positions and no layer scale; else BEiT+, as
-    released."""
+    """Whether it is the ViT of the paper's tables, with absolute positions and no layer scale; else
+    it is BEiT+, as released."""
 
 
 START = "beit/get_started_for_image_classification.md"
@@ -134,12 +135,12 @@ PUBLISHED: dict[str, Row] = {
 
 
 def build(row: Row) -> FinetuneRunConfig:
-    """The config of a row. `--init` replaces its model, but for the drop path, and for the size
-    where that is larger than 224.
+    """The config of a row. `--init` replaces its model, except for the drop path and for a size
+    larger than 224.
 
-    Smoothing 0.1, RandAugment 9/0.5, crops of 0.08 to 1, no clipping: the 22k commands ask for it,
-    but DeepSpeed never read the option (reference, section 9.2). Table 13 ticks repeated
-    augmentation; the code has none, and its authors used none (unilm issue 554).
+    All rows have smoothing 0.1, RandAugment 9/0.5, crops of 0.08 to 1, and no clipping: the 22k
+    commands ask for clipping, but DeepSpeed never read the option (reference, section 9.2). Table
+    13 ticks repeated augmentation; the code has none, and its authors used none (unilm issue 554).
     """
     epoch = row.images // row.batch
     backbone = sized(row.backbone, size=row.size)
@@ -171,7 +172,13 @@ def build(row: Row) -> FinetuneRunConfig:
 
 
 def from_row(build: Callable[[Values], Run], row: Values, description: str) -> Callable[[], Run]:
-    """The recipe that builds the config of one row of a table."""
+    """A recipe from one row of a table.
+
+    Args:
+        build: Builds the config of a row.
+        row: The row.
+        description: The docstring of the recipe, whose first line the help shows.
+    """
     recipe = partial(build, row)
     recipe.__doc__ = description
     return recipe

@@ -1,9 +1,9 @@
-"""Recipes of pre-training: masked image modeling, alone or with a contrast of class tokens beside
-it (`contrastive-`), and visible-only prediction.
+"""Recipes of pre-training: masked image modeling, alone or together with a contrastive loss on
+class tokens (`contrastive-`), and visible-only prediction (`visible-`).
 
 "BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
-bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
-What begins with `visible-` is not BEiT.
+bias and layer scale of appendix A that the released 22k models have; the names of plain models
+contain `-plain`. Recipes that begin with `visible-` are not BEiT.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ IMAGENET_22K_EPOCH = 6932  # 14,197,122 images in steps of 2048
 def for_pretraining(
     backbone: VisionTransformerConfig, recipe: PretrainRunConfig
 ) -> VisionTransformerConfig:
-    """A backbone that was trained before, as the recipe trains it on: drop path and the initial
-    values of what is new, such as the blocks of patch aggregation, are the recipe's."""
+    """A backbone that was trained before, set up for more pre-training: drop path, layer scale and
+    initialisation are the recipe's, the latter two for what is new, such as aggregation blocks."""
     scaled = backbone.layer_scale is not None and recipe.model.layer_scale is not None
     return replace(
         backbone,
@@ -99,9 +99,9 @@ def base_plain_in1k() -> PretrainRunConfig:
     """The paper's base model on ImageNet-1k: plain ViT, absolute positions (tables 1 and 12).
 
     800 epochs; fine-tuned 83.2 top-1 at 224 (table 1). About five days on 16 V100 (section 2.5).
-    The paper does not state mean and std: ImageNet's are those of the README. Masks are drawn as
-    the code does it, at most 75 with log-uniform aspects; algorithm 1 goes on beyond 40 % of the
-    patches and draws aspects uniformly.
+    The paper does not state mean and std: ImageNet's are those of the README. Masks are drawn as in
+    the code, at most 75 patches with log-uniform aspect ratios, whereas algorithm 1 goes beyond
+    40 % of the patches and draws aspect ratios uniformly.
     """
     config = base_in1k()
     return replace(config, model=plain(config.model))
@@ -200,7 +200,7 @@ def small() -> PretrainRunConfig:
 
     Settings of `base-plain-in1k` at batch 512 with the learning rate halved, as its authors advise
     for that batch (unilm issue 383); uniform masks, which learn sooner (docs/notes/
-    small-budgets.md); 20,000 steps, to be set by what one can wait for.
+    small-budgets.md); 20,000 steps, which you can change to what you can wait for.
     """
     return PretrainRunConfig(
         model=replace(backbones.small(), drop_path=0.1),
@@ -245,9 +245,9 @@ def visible_small() -> PretrainRunConfig:
     """`small` as visible-only prediction, which is not BEiT: the backbone computes a quarter of the
     patches, two blocks of width 256 predict the tokens of the others.
 
-    Fraction hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or
-    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this
-    size.
+    The hidden fraction and the light decoder are those of MAE (arXiv:2111.06377, section 4.1 and
+    table 1: one or two blocks fine-tune as well as eight), with visual tokens instead of pixels;
+    not run by us at this size.
     """
     return _visible_only(small(), VisibleConfig())
 
@@ -261,7 +261,7 @@ def contrastive_small() -> PretrainRunConfig:
     """`small` with a contrast of class tokens beside the masked tokens.
 
     Weight, temperature and second view are those of `ContrastiveConfig`. On the demo's scenes and
-    backbone it was behind plain BEiT (docs/notes/quality.md); not run by us at this size.
+    backbone it did worse than plain BEiT (docs/notes/quality.md); not run by us at this size.
     """
     return replace(small(), objective=ContrastiveConfig())
 

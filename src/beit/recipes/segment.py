@@ -1,8 +1,8 @@
-"""Recipes of semantic segmentation. With `--init` the architecture comes from the artifact, but for
-the size: that is the crop.
+"""Recipes of semantic segmentation. With `--init` the architecture comes from the artifact, except
+for the size, which is that of the crop.
 
-Published: unilm, `beit/semantic_segmentation/configs` and, for v2, the same in `beit2`: ADE20K on 8
-GPUs, batch 16, 160,000 updates. None of them was run by us.
+The published ones are from unilm, `beit/semantic_segmentation/configs` and, for v2, the same folder
+in `beit2`: ADE20K on 8 GPUs, batch 16, 160,000 updates. None of them was run by us.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from beit.recipes.finetune import PRETRAINING_SIZE, for_finetuning, from_row
 def for_segmenting(
     backbone: VisionTransformerConfig, recipe: SegmentRunConfig
 ) -> VisionTransformerConfig:
-    """The backbone as a recipe has it: a table per block, and the recipe's crop, of which each
-    side is brought to the nearest multiple of the patch. It is the backbone's own size where that
-    is smaller, unless the recipe enlarges what models are pre-trained with, as published ones do.
+    """The backbone as a recipe fine-tunes it: with a position bias table per block, and the
+    recipe's crop as its size, each side rounded to the nearest multiple of the patch. If the
+    backbone's own size is smaller it is kept, unless the crop is larger than the size of
+    pre-training, as in the published recipes.
 
-    Pixel statistics are the backbone's own, unless the recipe has ImageNet's, for three channels:
-    so the published segmenters were trained, whatever their backbone had seen.
+    Pixel statistics are the backbone's own, unless the recipe has ImageNet's and the backbone three
+    channels: so the published segmenters were trained, whatever their backbones had seen.
     """
     sides = recipe.model.size
     if min(sides) <= PRETRAINING_SIZE:
@@ -50,7 +51,7 @@ def for_segmenting(
 
 
 class Row(NamedTuple):
-    """One published segmenter. What no row says is the same in all of them (`build`)."""
+    """One published segmenter. What all of them have in common is in `build`."""
 
     backbone: str
     crop: int
@@ -58,11 +59,11 @@ class Row(NamedTuple):
     layer_decay: float
     drop_path: float
     layer_scale: float | None
-    """None: the plain ViT of the paper's tables, which has absolute positions, too; else BEiT+, as
-    released."""
+    """None for the plain ViT of the paper's tables, which also has absolute positions; else the
+    backbone is BEiT+, as released."""
     source: str
-    """What it starts from and, where they are published, the mIoU to expect and where it is from;
-    the description of the recipe."""
+    """What it starts from and, if published, the mIoU to expect and its source; this is the
+    description of the recipe."""
     head: SegmentationHeadConfig = UperNetConfig()
 
 
@@ -104,7 +105,7 @@ PUBLISHED: dict[str, Row] = {
 
 
 def build(row: Row) -> SegmentRunConfig:
-    """The config of a row."""
+    """The config of a row, with the settings that all of them share."""
     backbone = replace(sized(row.backbone, size=row.crop), layer_scale=row.layer_scale)
     model = replace(
         for_finetuning(
@@ -159,7 +160,7 @@ def small() -> SegmentRunConfig:
 
 
 def small_linear() -> SegmentRunConfig:
-    """`small` with a linear head: what the backbone's patches hold, tuned."""
+    """`small` with a linear head on the patches of the backbone, which is fine-tuned."""
     return replace(small(), head=LinearHeadConfig())
 
 

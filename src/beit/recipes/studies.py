@@ -1,7 +1,7 @@
-"""Recipes of the studies: the arms that are compared, as data, and the budget that all have.
+"""Recipes of the studies: the arms that are compared, as data, and the budget that they share.
 
-An arm is a change of one recipe, that of BEiT on a plain backbone; whatever it does not name is the
-same for every arm: images, steps, batch, augmentation, and the search on validation.
+An arm is a change to one recipe, that of BEiT on a plain backbone. All else is the same for every
+arm: images, steps, batch, augmentation, and the search on validation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from beit.recipes.finetune import for_finetuning
 TokenizerName = Literal["", "dvae", "vq", "vqkd", "kmeans"]
 Change = Callable[[PretrainRunConfig], PretrainRunConfig]
 RATIO = 0.4
-"""Of hidden patches, as in the paper."""
+"""The fraction of hidden patches, as in the paper."""
 
 
 Run = TypeVar("Run", TokenizerRunConfig, PretrainRunConfig, FinetuneRunConfig, SegmentRunConfig)
@@ -47,23 +47,24 @@ Run = TypeVar("Run", TokenizerRunConfig, PretrainRunConfig, FinetuneRunConfig, S
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to come to the weights that are fine-tuned."""
+    """One way to obtain the weights that are fine-tuned."""
 
     name: str
     change: str
     """What differs from BEiT, in words."""
     pretrain: Change = lambda config: config
-    """What differs in pre-training; of an arm without, the backbone that it has."""
+    """The change to the config of pre-training, from which arms without pre-training take their
+    backbone."""
     tokenizer: TokenizerName = "kmeans"
-    """Whose tokens are predicted; empty: pixels."""
+    """The tokenizer whose tokens are predicted; empty if pixels are."""
     pretrained: bool = True
-    """Whether images without labels are learned from."""
+    """Whether the backbone is pre-trained on images without labels."""
     supervised: bool = False
-    """Whether labels of other objects are learned then, before those that count."""
+    """Whether it is then trained on labels of other objects, before the labels that count."""
     init: str = ""
     """A finished model to start from instead."""
     longer: int = 1
-    """Factor on the updates of fine-tuning."""
+    """The factor on the updates of fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +73,23 @@ class StudyPlan:
 
     tokenizers: dict[TokenizerName, TokenizerRunConfig]
     pretrain: PretrainRunConfig
-    """BEiT itself."""
+    """The config of BEiT itself, which arms change."""
     finetune: FinetuneRunConfig
     segment: dict[str, SegmentRunConfig]
     labels: tuple[int, ...]
     """Numbers of labels per class; 0 stands for all."""
     searched: int
-    """The number of labels with which rates and decays are searched, and training is prolonged."""
+    """The number of labels per class at which learning rates and layer decays are searched, and
+    training is prolonged."""
     rates: tuple[float, ...]
     decays: tuple[float, ...]
     doublings: int
-    """How often the updates are doubled at most while validation still rises."""
+    """How often the updates are doubled at most, as long as the validation score still rises."""
     seeds: int = 2
     draws: int = 2
 
     def scaled(self, length: float) -> StudyPlan:
-        """All trainings longer or shorter by this factor."""
+        """The plan with all trainings longer or shorter by this factor."""
         require(length > 0, f"length is {length}", "use a factor above 0")
         return replace(
             self,
@@ -99,7 +101,7 @@ class StudyPlan:
 
 
 def number_of(labels: int) -> str:
-    """As tables say it."""
+    """A number of labels as tables show it."""
     return f"{labels} labels" if labels else "all labels"
 
 
@@ -128,7 +130,7 @@ def _model(config: PretrainRunConfig, model: VisionTransformerConfig) -> Pretrai
 def _objective(
     config: PretrainRunConfig, objective: MaskedConfig, *, masking: float | None = None
 ) -> PretrainRunConfig:
-    """Another objective and, given their fraction, uniform masks."""
+    """The config with another objective and, if a fraction is given, uniform masks of it."""
     masks = config.masking if masking is None else UniformMasking(mask_ratio=masking)
     return replace(config, objective=objective, masking=masks)
 
@@ -181,7 +183,8 @@ def _larger(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def _aggregation(config: PretrainRunConfig) -> PretrainRunConfig:
-    """BEiT v2: read at three quarters of the depth, as base does (9 of 12)."""
+    """BEiT v2's patch aggregation, from the block at three quarters of the depth, as in base (9 of
+    12)."""
     return replace(
         config, aggregation=AggregationConfig(early_layer=3 * config.model.depth // 4, blocks=1)
     )
@@ -265,7 +268,7 @@ def paper() -> StudyPlan:
         masking=BlockMasking(mask_ratio=RATIO, smallest_block=12),
         loader=loader,
         knn_images=0,
-        accept_collapsed=True,  # that too would be a result
+        accept_collapsed=True,  # a collapse would be a result, too
     )
     finetune = demo.finetune()
     finetune = replace(
@@ -318,7 +321,7 @@ OWN_ARMS = (
 def own(size: int = 64) -> StudyPlan:
     """Any images, seen at a small size: the backbone and the updates of `paper`.
 
-    Crops and mirroring are for images that have an upright; pixel statistics are 0.5.
+    Crops and mirroring are for images that have an upright orientation; pixel statistics are 0.5.
     """
     plan = paper()
     sides = (size, size)

@@ -79,8 +79,8 @@ def dalle() -> TokenizerRunConfig:
 def kmeans() -> TokenizerRunConfig:
     """k-means of oriented gradients of patches: 512 codes in seconds, for small budgets.
 
-    A hundred batches see 400,000 patches, 800 for each code; more does not move them. The rate is
-    that of the patches which are painted for the codes.
+    A hundred batches see 400,000 patches, 800 for each code; more batches do not change the codes.
+    The learning rate is for the patches that are painted for the codes, the only weights.
     """
     return TokenizerRunConfig(
         tokenizer=PatchCodebookConfig(codes=512),
@@ -172,7 +172,7 @@ def vqkd_small() -> TokenizerRunConfig:
 def vq() -> TokenizerRunConfig:
     """The parts of `vqkd-small` without a teacher: the tokens rebuild pixels.
 
-    There is no perceptual loss: it would take a trained network, and who has one has a teacher.
+    There is no perceptual loss: it needs a trained network, which could be the teacher instead.
     """
     base = vqkd_small()
     return replace(
