@@ -44,7 +44,7 @@ def examine(
         skip_compile: Skip torch.compile, which takes up to a minute to try.
         port: Port that `beit serve` would use.
         channels: Channels that images will be read with.
-        size: Image side in pixels of the model to train; 0: one is suggested.
+        size: Image side in pixels of the model to train; 0: --time fits it to the images.
         sample: At most this many images are examined; `beit data check` reads all.
         options: How images are read, if they leave it open.
     """

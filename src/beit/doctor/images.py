@@ -71,7 +71,7 @@ def check_images(
         data: Where the images are.
         channels: The number of channels to which images are to be decoded.
         sample: About how many images are read.
-        size: The image size of the model in pixels; 0 for the default, 224.
+        size: The image size of the model in pixels; 0 leaves it to `--time`.
         reading: Options for data that can be read in several ways.
     """
     for one in _examine(data, channels, sample, size, reading):
@@ -167,10 +167,10 @@ def _advice(
 ) -> Iterator[Finding]:
     """Advice on the size, and commands that run as they are printed, the quickest way first."""
     middle, low = (int(np.percentile(headers.shortest, percent)) for percent in (50, 5))
-    size = requested or 224
-    words = f"shorter side: median {middle} pixels, 5 % below {low}; for a model of {size} pixels"
+    model = f"a model of {requested} pixels" if requested else "--time chooses a size to suit"
+    words = f"shorter side: median {middle} pixels, 5 % below {low}; {model}"
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
-    yield judge("sizes", words, change if middle < size and requested else "")
+    yield judge("sizes", words, change if middle < requested else "")
     images = shlex.quote(data)
     verb, out = ("finetune", "classifier") if labelled else ("pretrain", "pretrain")
     released = f"beit {verb} --data {images} --init beit-base-22k --out runs/{out} --time 1h"
