@@ -179,7 +179,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 class _AnotherFormatError(CheckpointError):
-    """For a checkpoint of another version of this package: whole, as far as this one can tell."""
+    """The checkpoint is of another version of this package: whole, as far as this one can tell."""
 
 
 class Found(NamedTuple):

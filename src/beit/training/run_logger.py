@@ -74,7 +74,7 @@ class RunLogger:
         Args:
             folder: The folder of the run.
             first_step: Updates done before; rows of later steps are dropped from metrics.jsonl.
-            steps: Of the whole run, for the bar that a terminal shows; 0 shows none.
+            steps: Steps of the whole run, for the bar that a terminal shows; 0 shows none.
             trackers: Names of the trackers that follow the run.
             quiet: Whether nothing is printed.
         """
@@ -267,7 +267,7 @@ def progress_line(
 
     Args:
         done: Updates done.
-        steps: Of the whole run.
+        steps: Steps of the whole run.
         terms: Means since the last line, by name.
         expectations: What chance would give, and limits, by the names in BESIDE.
         rate: Learning rate.

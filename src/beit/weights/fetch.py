@@ -66,7 +66,7 @@ class Fetched(NamedTuple):
     """Where they come from, fit to be published: a hub id, a URL without its secrets, or the name
     of a file or folder without those above it."""
     sha256: str
-    """Of a file that was fetched, or checked against a given hash; else empty."""
+    """Hash of a file that was fetched, or checked against a given hash; else empty."""
 
 
 def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:

@@ -40,13 +40,13 @@ class Foreign(NamedTuple):
     """Its name where it was published."""
     tensors: Tensors
     config: Entries
-    """Of transformers or timm; empty where none lies beside the weights."""
+    """The config of transformers or timm; empty where none lies beside the weights."""
     preprocessor: Entries | None
     metadata: Mapping[str, object]
     notes: list[str]
     """How it was read."""
     sha256: str
-    """Of the bytes that were read, if they came from one file; else empty."""
+    """Hash of the bytes that were read, if they came from one file; else empty."""
 
 
 def is_foreign(path: Path) -> bool:

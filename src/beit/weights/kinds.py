@@ -34,7 +34,7 @@ class ModelKind:
     """One kind of model."""
 
     name: str
-    """As in the config of an artifact."""
+    """Its name in the config of an artifact."""
     model: type[nn.Module]
     architecture: type[Architecture]
     describe: Callable[[Any], dict[str, object]]

@@ -35,11 +35,11 @@ class Published:
     hash_source: str = ""
     """GitHub repository of those who measured the hash."""
     expected: float | None = None
-    """Per cent: top-1 accuracy on ImageNet-1k, or mIoU on ADE20K at a single scale."""
+    """Expected per cent: top-1 accuracy on ImageNet-1k, or mIoU on ADE20K at a single scale."""
     source: str = ""
     """Page of microsoft/unilm that states `expected`."""
     licence: str = "MIT"
-    """Of the repository that published it."""
+    """Licence of the repository that published it."""
     hub: str = ""
     """The same weights on the Hugging Face hub."""
     timm: str = ""

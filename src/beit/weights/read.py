@@ -46,7 +46,7 @@ class Contents(NamedTuple):
     """The weights of a file, and what lies beside them."""
 
     tensors: dict[str, Tensor]
-    """By dotted names; on the CPU, contiguous, each with its own memory."""
+    """The tensors by dotted names; on the CPU, contiguous, each with its own memory."""
     wrapper: str
     """Where the tensors lay: an entry such as `model`, the path of a pickled module, or nothing."""
     metadata: dict[str, object]
@@ -54,7 +54,7 @@ class Contents(NamedTuple):
     skipped: tuple[str, ...]
     """All other entries: an optimizer, pickled arguments, a second set of weights."""
     other_sets: tuple[str, ...]
-    """Those of `skipped` that are sets of weights."""
+    """The entries of `skipped` that are sets of weights."""
     sha256: str
 
 

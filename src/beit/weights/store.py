@@ -87,7 +87,7 @@ class Label(NamedTuple):
     name: str
     probability: float
     threshold: float | None = None
-    """Of a multi-label model: the probability from which the label counts."""
+    """The probability from which a label of a multi-label model counts."""
 
     @property
     def selected(self) -> bool:
@@ -95,7 +95,7 @@ class Label(NamedTuple):
         return self.threshold is None or self.probability >= self.threshold
 
     def answer(self) -> dict[str, str | float]:
-        """As JSON; without a threshold where there is none."""
+        """The label as JSON; without a threshold where there is none."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -113,7 +113,7 @@ class Details(Config):
     multi_label: bool = False
     """Whether each class is answered independently, by a sigmoid, and an image may have several."""
     thresholds: tuple[Fraction, ...] = ()
-    """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
+    """The probability from which each class of a multi-label classifier counts; empty: 0.5."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, as in training; None:
     what each file states, or all of its type."""
@@ -149,7 +149,7 @@ class Details(Config):
 
     @property
     def effective_thresholds(self) -> tuple[float, ...]:
-        """Of a multi-label model the probability from which each class counts; else empty."""
+        """The probability from which each class of a multi-label model counts; else empty."""
         return (self.thresholds or (EVEN,) * len(self.classes)) if self.multi_label else ()
 
     def probabilities(

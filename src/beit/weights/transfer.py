@@ -70,7 +70,7 @@ def build_strictly(
 
     Args:
         build: Makes the model; called twice.
-        weights: By the names in the model's state dict.
+        weights: The tensors by their names in the model's state dict.
         config: Name of the file that describes the model, for messages.
 
     Raises:
@@ -190,7 +190,7 @@ def resize_positions(
     """The weights, with every position table resized from one grid to another.
 
     Args:
-        weights: By name; not changed.
+        weights: The tensors by name; not changed.
         source: The backbone that the weights come from.
         target: The backbone that they are for.
     """

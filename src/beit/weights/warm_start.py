@@ -35,7 +35,7 @@ class WarmStart:
         return WarmStart(self.taken + other.taken, self.left + other.left, self.new + other.new)
 
     def lines(self, source: str) -> Iterator[str]:
-        """For a terminal or a log: one line for what was taken, one for what was not, and one for
+        """Lines for a terminal or a log: one for what was taken, one for what was not, and one for
         what is new if anything is. `source` names where the weights come from."""
         name = printable(source)
         yield f"taken from {name}: {', '.join(self.taken)}"

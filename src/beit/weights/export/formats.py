@@ -31,7 +31,7 @@ INPUT = "images"
 METADATA = "metadata.json"
 MOST_IMAGES = 4096
 MOST_PIXELS = 16384
-"""Per side of an image that a graph resizes."""
+"""Most pixels per side of an image that a graph resizes."""
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
 """Bytes that one ONNX file can hold."""

@@ -137,7 +137,7 @@ class Parity:
     levels: int | None = None
     """Largest difference of a resized pixel from ours, out of 255."""
     accuracy: tuple[float, float] | None = None
-    """Of the model and of the file, where the images have labels."""
+    """Accuracy of the model and of the file, where the images have labels."""
 
 
 class Pair(NamedTuple):
