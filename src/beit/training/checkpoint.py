@@ -1,8 +1,8 @@
-"""Checkpoints of a run: complete or absent, checked by hash before use, written beside training.
+"""Checkpoints of a run: complete or absent, checked by hash before use, written in the background.
 
 A checkpoint is a folder `step-00001234` with safetensors and JSON files and a manifest of their
 sizes and SHA-256. It is written under a temporary name, each file and the folder are flushed to the
-disk, the manifest comes last, and only then the folder gets its name. No format of tensors notices
+disk, the manifest comes last, and only then does the folder get its name. No tensor format notices
 a flipped bit by itself; the manifest does.
 """
 
@@ -29,16 +29,16 @@ from beit.json_object import parse_object, read_bytes, read_object
 FORMAT = 1
 MANIFEST = "manifest.json"
 ROOM = 1.1
-"""Times the size of the newest checkpoint that must be free before another is written."""
+"""What must be free before a checkpoint is written, as a multiple of the newest one's size."""
 OTHERS = "remove the folder; --resume uses the newest whole checkpoint"
 WAITS = (1.0, 5.0, 20.0)
-"""Seconds before each further try of a save that failed: somebody may make room."""
+"""Seconds before each retry of a save that failed: somebody may make room."""
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""What safetensors calls them."""
+"""The names of the types in safetensors."""
 Tensors = dict[str, Tensor]
 
 
@@ -60,8 +60,16 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`. Returns its folder.
 
-    Raises ResourceError when the disk is full or read-only; with `foresee`, before anything is
-    written. Older checkpoints stay as they were.
+    If it fails, older checkpoints stay as they were.
+
+    Args:
+        folder: The folder of all checkpoints of the run.
+        checkpoint: The state to write.
+        keep: How many checkpoints stay, this one included.
+        foresee: Check, before anything is written, that there is room.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
     """
     final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
@@ -86,14 +94,14 @@ def save_checkpoint(
 def _remove(checkpoints: list[Path]) -> None:
     for old in checkpoints:
         leaving = old.with_name(f".removing-{old.name}")
-        with suppress(OSError):  # it stays, and costs room only
+        with suppress(OSError):  # it then stays, and only takes room
             old.rename(leaving)  # a checkpoint is there as a whole or not at all
             shutil.rmtree(leaving)
 
 
 def make_room(folder: Path) -> None:
-    """Remove all checkpoints but the newest, if that one is whole, so that the next has its room:
-    for a disk that is full, before what was learned since is given up."""
+    """Remove all checkpoints but the newest, if that one is whole, so that the next has room: the
+    last resort on a full disk, before giving up what was learned since."""
     checkpoints = _folders(folder)
     if len(checkpoints) > 1:
         with suppress(CheckpointError):
@@ -142,7 +150,7 @@ def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
 
 def safetensors_pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
     """A safetensors file in pieces, without a second copy of the tensors in memory: the header,
-    then the bytes of each. They lie on the CPU, in any order and layout.
+    then the bytes of each. The tensors must be on the CPU, in any order and layout.
 
     The widest types come first, so that each tensor starts at a multiple of its own width.
     """
@@ -171,7 +179,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 class _AnotherFormatError(CheckpointError):
-    """Of another version of this package: whole, as far as this one can tell."""
+    """The checkpoint is of another version of this package: whole, as far as this one can tell."""
 
 
 class Found(NamedTuple):
@@ -182,10 +190,11 @@ class Found(NamedTuple):
 
 
 def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Found:
-    """Look for the newest checkpoint, of at most that step, whose every byte is as written.
+    """Find the newest checkpoint, of step `up_to` at most, whose every byte is as written.
 
-    Raises CheckpointError for one of another version's format: going on from an older one instead
-    would lose what that version has learned.
+    Raises:
+        CheckpointError: One has the format of another version: continuing from an older one instead
+            would lose what that version has learned.
     """
     damaged: list[str] = []
     for path in _folders(folder):
@@ -203,7 +212,8 @@ def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Found:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
-    Raises CheckpointError naming the file that is missing, cut, altered or of another format.
+    Raises:
+        CheckpointError: A file, which it names, is missing, cut, altered or of another format.
     """
     import beit
 
@@ -250,8 +260,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 class Saver:
     """Writes the checkpoints of a run in a thread, one at a time.
 
-    The state lies copied in host memory until it is published, so that training goes on meanwhile,
-    and a save that fails is tried again with the very same state.
+    A copy of the state stays in host memory until it is published, so that training continues
+    meanwhile, and a save that fails is retried with the very same state.
     """
 
     def __init__(self, folder: Path, *, keep: int, waits: Sequence[float] = WAITS) -> None:
@@ -262,16 +272,17 @@ class Saver:
         self._published: int | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy the state and have it written, once the save before this one is done.
+        """Copy the state and start writing it, once the previous save is done.
 
-        Raises ResourceError if that one failed.
+        Raises:
+            ResourceError: The previous save failed.
         """
         self.finish()
         copied = checkpoint._replace(tensors=self._copy(checkpoint.tensors))
         self._writing = self._writer.submit(self._write, copied)
 
     def _copy(self, groups: dict[str, Tensors]) -> dict[str, Tensors]:
-        """The tensors in host memory, each in the place of its former copy."""
+        """Copy the tensors to host memory, into the buffers of the previous copy."""
         before, self._copies = self._copies, {}
         on_device = False
         for group, tensors in groups.items():
@@ -298,7 +309,7 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """True once a save was given up."""
+        """Whether a save was given up."""
         writing = self._writing
         return writing is not None and writing.done() and writing.exception() is not None
 
@@ -313,7 +324,8 @@ class Saver:
     def finish(self) -> None:
         """Wait until what was to be saved is published.
 
-        Raises ResourceError, once, if it could not be.
+        Raises:
+            ResourceError: It could not be; raised once.
         """
         writing, self._writing = self._writing, None
         if writing is not None:

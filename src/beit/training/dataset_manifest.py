@@ -1,5 +1,5 @@
-"""What a run learns from and on, kept with it and compared when it goes on: which images, which
-frozen parts, such as its tokenizer, and what decides the last digits of its numbers."""
+"""What a run depends on, kept with it and compared when it is resumed: its images, its frozen
+parts, such as a tokenizer, and what decides the last digits of its numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class DatasetManifest(NamedTuple):
 
 
 def save_manifest(folder: RunFolder, manifest: DatasetManifest) -> None:
-    """Write the names, so that a later difference can be named; those from before that are not
-    among them go to a file of their own, since the run may have learned from those images, too."""
+    """Write the names of the images, so that later changes can be named. Names from before that are
+    gone go to a file of their own, since the run may have learned from those images too."""
     names = list(manifest.keys())
     before = load_names(folder.images)
     gone = {*(before or ())} - {*names} if before != names else set()
@@ -52,7 +52,7 @@ def _of_older_run(file: Path) -> Path:
 
 
 def load_names(file: Path) -> list[str] | None:
-    """The names that were written; None if they are not there, or damaged."""
+    """The names that were written; None if they are missing or damaged."""
     written = file if file.exists() else _of_older_run(file)
     try:
         text = gzip.decompress(written.read_bytes()).decode("utf-8", "surrogateescape")
@@ -69,7 +69,13 @@ def learned_names(folder: RunFolder) -> frozenset[str] | None:
 
 
 def check_unchanged(file: Path, before: str, manifest: DatasetManifest) -> None:
-    """Raise DataError, with what was added, removed or altered, if the images are others now."""
+    """Raise DataError if the images have changed: it says what was added, removed or altered.
+
+    Args:
+        file: The names of the images as the run wrote them.
+        before: Fingerprint of the images in the checkpoint.
+        manifest: The images now.
+    """
     if before == manifest.fingerprint:
         return
     raise DataError(
@@ -96,7 +102,7 @@ def _difference(file: Path, manifest: DatasetManifest) -> str:
 
 
 def check_same_parts(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise CheckpointError if a frozen part of the run, known by its hash, is another one now."""
+    """Raise CheckpointError if the hash of a frozen part of the run has changed."""
     for name, digest in now.items():
         if before.get(name, digest) != digest:
             raise CheckpointError(
@@ -109,11 +115,21 @@ def check_same_parts(before: Mapping[str, str], now: Mapping[str, str]) -> None:
 def check_moved(
     folder: RunFolder, config: RunConfig, manifest: DatasetManifest, parts: Mapping[str, str]
 ) -> None:
-    """If a run goes on with another path of its images or its tokenizer, raise DataError or
-    CheckpointError unless they are the same.
+    """Compare the images and the tokenizer of a run that is resumed with another path to them.
 
-    They are compared with the checkpoint again when it is restored, as at every start; here it is
-    before the config is written that names the new path. A run without a checkpoint begins anew.
+    They are compared again when the checkpoint is restored, as in every resumed run; here it is
+    done before the config with the new path is written. A run without a checkpoint starts from the
+    beginning, so nothing is compared.
+
+    Args:
+        folder: The folder of the run.
+        config: The config to resume the run with.
+        manifest: The images now.
+        parts: Hashes of the frozen parts now.
+
+    Raises:
+        DataError: The images are not the same.
+        CheckpointError: The tokenizer, or another frozen part, is not the same.
     """
     if not PLACES & differences(read_run_config(folder.path), config).keys():
         return
@@ -126,7 +142,7 @@ def check_moved(
 
 
 def environment(world: int) -> dict[str, Any]:
-    """What decides the last digits: the same gives the same bits, and another need not."""
+    """What decides the last digits: the same gives the same bits, and another may not."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -136,7 +152,7 @@ def environment(world: int) -> dict[str, Any]:
 
 
 def environment_changes(before: Mapping[str, Any], world: int) -> list[str]:
-    """What to report of an environment that is another than in the values of a checkpoint."""
+    """Notes for the log on an environment that differs from that of a checkpoint's values."""
     changed = [
         f"{name} {before[name]} -> {now}"
         for name, now in environment(world).items()

@@ -19,7 +19,11 @@ COMPILER: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random"
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The autocast type: as requested, or bfloat16 where the hardware multiplies it fast."""
+    """The autocast type: as requested, or bfloat16 where the hardware multiplies it fast.
+
+    Raises:
+        ConfigError: fp16 is requested, and the device cannot train in it.
+    """
     if precision == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     if precision == "fp16" and device.type != "cuda":
@@ -31,15 +35,23 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Run matrix products in `dtype`, everything that needs it in float32."""
+    """Run matrix products in `dtype`, and in float32 everything that needs it."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.device) -> bool:
-    """Compile the blocks, and a frozen tokenizer, in place; returns whether the choice says so.
+    """Compile the blocks, and a frozen tokenizer, in place; returns whether this was done.
 
     A block is compiled once for all that are alike. Names of weights do not change, and copies of
     the model are not compiled. The compiling happens in the first steps.
+
+    Args:
+        objective: Names the parts that are worth compiling.
+        choice: "auto" compiles on a CUDA device if nothing is missing for it.
+        device: The device that the objective runs on.
+
+    Raises:
+        ConfigError: Compiling is requested, and something is missing for it.
     """
     problem = compiler_problem(device)
     if choice == "off" or (choice == "auto" and (device.type != "cuda" or problem)):
@@ -54,7 +66,7 @@ def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.devic
 
 
 def compiler_problem(device: torch.device) -> str:
-    """What compiling for this device needs and does not find; empty if nothing."""
+    """What is missing to compile for this device; empty if nothing is."""
     if not any(shutil.which(name) for name in ("cc", "gcc", "g++", "clang")):
         return "there is no C compiler"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -63,7 +75,7 @@ def compiler_problem(device: torch.device) -> str:
 
 
 def free_cached(device: torch.device) -> None:
-    """Give back what torch holds of a GPU's memory without using it."""
+    """Release the GPU memory that torch keeps without using it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -73,7 +85,8 @@ def free_cached(device: torch.device) -> None:
 def smaller_micro_batch(micro_batch: int, delivered: int) -> int:
     """The largest divisor of what the loader delivers that is at most half of a micro-batch.
 
-    Raises ResourceError if a single image was already too much.
+    Raises:
+        ResourceError: A single image was already too much.
     """
     if micro_batch == 1:
         raise ResourceError(

@@ -1,4 +1,4 @@
-"""One process or many: who is in the group, what they share, and weights spread over them.
+"""One process or many: who is in the group, what they share, and weights sharded over them.
 
 Data parallel: every process has all weights, and DDP averages their gradients. Sharded (FSDP2):
 each holds a part of every weight, of its gradient and of the optimizer's state; a block's weights
@@ -51,7 +51,7 @@ class Processes:
     def replicate(self, objective: nn.Module) -> nn.Module:
         """The module whose gradients are averaged over processes."""
         devices = [self.device.index] if self.device.type == "cuda" else None
-        with warnings.catch_warnings():  # later versions of torch have another word for buffers
+        with warnings.catch_warnings():  # later versions of torch have another name for it
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(
                 objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -65,7 +65,7 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """True where it is true in any process."""
+        """Whether the flag is true in any process."""
         if self.world == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
@@ -105,14 +105,19 @@ class Processes:
 
 
 def start_processes(config: TrainingConfig) -> Processes:
-    """Join the processes of a run; errors as for `join_processes`."""
+    """Join the processes of a run; raises what `join_processes` raises."""
     return join_processes(config.device, config.process_timeout)
 
 
 def join_processes(name: str, process_timeout: float = 1800.0) -> Processes:
     """Join the processes that `torchrun` started, or be the only one, on the device of that name.
 
-    Raises ConfigError for a device that is not there.
+    Args:
+        name: Name of the device, or "auto".
+        process_timeout: Seconds after which a process that does not answer counts as lost.
+
+    Raises:
+        ConfigError: The device is not there.
     """
     device, alone = find_device(name), int(os.environ.get("WORLD_SIZE", "1")) == 1
     if device.type == "mps" and not alone:
@@ -149,7 +154,16 @@ LOST = re.compile("timed out|connection (closed|reset|refused)|broken pipe", re.
 
 
 def lost_process(error: Exception, timeout: float, when: str) -> ResourceError | None:
-    """What to raise for an error, if it means that another process hangs or has ended."""
+    """The error to raise instead, if an error means that another process hangs or has ended.
+
+    Args:
+        error: What was raised here.
+        timeout: Seconds that processes wait for each other, for the message.
+        when: When it happened, e.g. "after step 5".
+
+    Returns:
+        None if the error has another reason.
+    """
     if not (distributed.is_available() and distributed.is_initialized()):
         return None
     if not (isinstance(error, distributed.DistError) or LOST.search(str(error))):
@@ -161,11 +175,11 @@ def lost_process(error: Exception, timeout: float, when: str) -> ResourceError |
     )
 
 
-# -- weights spread over processes ---------------------------------------------------------------
+# -- weights sharded over processes --------------------------------------------------------------
 
 
 def check_shardable(objective: AnyObjective, precision: torch.dtype) -> None:
-    """Raise ConfigError unless the model has blocks to spread, and gradients of full range."""
+    """Raise ConfigError unless the model has blocks to shard, and gradients of full range."""
     if not _block_names(objective):
         raise ConfigError(
             f"{type(objective.model).__name__} has no transformer blocks to shard over processes",
@@ -179,10 +193,15 @@ def check_shardable(objective: AnyObjective, precision: torch.dtype) -> None:
 
 
 def shard(objective: AnyObjective, average: nn.Module | None, device: torch.device) -> None:
-    """Spread the weights of the model, and those of its average, in place.
+    """Shard the weights of the model, and those of its average, over the processes, in place.
 
     A frozen sibling of the model, such as a tokenizer, stays whole. The parameters are replaced, so
-    the optimizer is made after this.
+    create the optimizer after this.
+
+    Args:
+        objective: Its model is sharded block by block.
+        average: A copy of the model, or None without an average.
+        device: The device of this process.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -209,13 +228,13 @@ def _is_spread(tensor: Tensor | None) -> TypeGuard[DTensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is spread over the processes; each of them must call this."""
+    """All of a tensor that may be sharded over the processes; each of them must call this."""
     return tensor.full_tensor() if _is_spread(tensor) else tensor
 
 
 def gather_tensors(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors, one after the other; in the host's memory if they were spread, and nothing
-    for a process that does not keep them. All processes must call this."""
+    """Gather whole tensors, one after the other: in the host's memory if they were sharded, and
+    none for a process that does not `keep` them. All processes must call this."""
     result = {}
     for name, tensor in tensors.items():
         full = whole(tensor.detach())
@@ -227,7 +246,7 @@ def gather_tensors(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Te
 def spread_like(
     tensors: Mapping[str, Tensor], owners: Mapping[str, Tensor | None]
 ) -> dict[str, Tensor]:
-    """This process's parts of tensors that each process has whole, spread as their owners are."""
+    """This process's parts of tensors that each process has whole, sharded as their owners are."""
     result = {}
     for name, tensor in tensors.items():
         owner = owners.get(name)

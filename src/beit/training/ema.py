@@ -34,10 +34,11 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
 
 
 class Weights:
-    """What is trained, in one process, or as a copy or a part in each of several.
+    """The weights that are trained: in one process, or replicated or sharded over several.
 
-    To be made before the optimizer, which takes its parameters, and after the objective is on its
-    device. `module` is what a forward pass goes through so that gradients are averaged.
+    Create it after the objective is on its device, and before the optimizer, which takes its
+    parameters. A forward pass goes through `module`, so that gradients are averaged over the
+    processes.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Weights:
         self.model = objective.model
         self.average = average_of(self.model, config.average) if config.average else None
         self.module: nn.Module = objective
-        self._whole: nn.Module | None = None  # takes weights that are spread over processes
+        self._whole: nn.Module | None = None  # receives weights that are sharded over processes
         if processes.world > 1 and config.sharding == "blocks":
             check_shardable(objective, precision)
             self._whole = deepcopy(self.model).cpu()
@@ -61,13 +62,13 @@ class Weights:
 
     @property
     def sharded(self) -> bool:
-        """Whether they are spread over the processes."""
+        """Whether they are sharded over the processes."""
         return self._whole is not None
 
     @property
     def syncs_in_forward(self) -> bool:
-        """Whether processes wait for each other within a forward pass: where weights are gathered,
-        or statistics of batch norm."""
+        """Whether processes wait for each other within a forward pass: to gather weights, or for
+        the statistics of batch norm."""
         return self.sharded or any(
             isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()
         )
@@ -79,7 +80,7 @@ class Weights:
     def eval_model(self) -> nn.Module:
         """The model that is evaluated and published: the average, if there is one.
 
-        All processes must call this; weights that are spread over them are gathered in a copy.
+        All processes must call this; sharded weights are gathered in a copy.
         """
         model = self.model if self.average is None else self.average.module
         if self._whole is None:
@@ -88,10 +89,9 @@ class Weights:
         return deepcopy(self._whole).to(self._processes.device)
 
     def state(self, optimizer: Tensors) -> dict[str, Tensors]:
-        """All tensors to go on from, by group.
+        """All tensors to continue from, by group.
 
-        All processes must call this; tensors that are spread over them are whole in the leader
-        alone.
+        All processes must call this; sharded tensors are whole in the leader alone.
         """
         groups = {"model": self.model.state_dict(), "optimizer": optimizer}
         if self.average is not None:
@@ -100,10 +100,11 @@ class Weights:
         return {name: gather_tensors(group, keep=leads) for name, group in groups.items()}
 
     def load(self, groups: dict[str, Tensors]) -> Tensors:
-        """Take over what `state` returned; the optimizer's tensors, as they lie in this process.
+        """Restore what `state` returned. Returns this process's part of the optimizer's tensors.
 
-        Raises RuntimeError if these are the weights of another architecture, CheckpointError if
-        they are of other types: to convert them would make it another run.
+        Raises:
+            RuntimeError: The weights are of another architecture.
+            CheckpointError: They are of other types: converting them would make it another run.
         """
         for name, module in (("model", self.model), ("average", self.average)):
             if module is not None:

@@ -42,15 +42,23 @@ from beit.training.update import OverflowedError, Updater
 def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
     """Train `objective.model` and return how it went.
 
-    On SIGINT, SIGTERM or SIGUSR1: save and raise Preempted. Whatever else ends a run in order
-    (images, a disk, memory) ends it after a save of the last step that was done.
+    If unreadable images, a disk or a lack of memory end the run, its last step is saved first.
+
+    Args:
+        objective: What is trained, with its loss.
+        spec: Everything else that the run needs.
+        resume: Continue from the newest checkpoint of the run's folder, if there is one.
+
+    Raises:
+        Preempted: SIGINT, SIGTERM or SIGUSR1 arrived; the run is saved.
+        DivergedError: The loss or its gradient is not finite.
     """
     config = spec.config
-    with StopRequest() as stop:  # also while it is restored, so that no request is missed
+    with StopRequest() as stop:  # also while the run is restored, so that no request is missed
         run = _Run(objective, spec)
         notes = run.restore() if resume else []
         with run.logging(notes):
-            if run.unevaluated:  # what stopped the run
+            if run.unevaluated:  # the run stopped before this was done
                 with run.throughput.paused():
                     run.evaluate()
             if run.step < config.steps and not run.lost_patience():
@@ -85,7 +93,7 @@ def _is_due(step: int, every: int) -> bool:
 
 
 class _Run:
-    """The state of a run in this process, and what happens on which step."""
+    """The state of a run in this process, and what it does at each step."""
 
     saver: Saver
     skipped: SkippedImages
@@ -113,7 +121,7 @@ class _Run:
             self.logger.info(text)
 
     def restore(self) -> list[str]:
-        """Take up the newest whole checkpoint; returns what there is to report of it."""
+        """Restore the newest whole checkpoint; returns notes on it for the log."""
         spec = self.spec
         checkpoint, damaged = newest_checkpoint(spec.folder.checkpoints)
         if checkpoint is None:
@@ -141,7 +149,7 @@ class _Run:
 
     @contextmanager
     def logging(self, notes: list[str]) -> Iterator[None]:
-        """Open the files of the run; a disk that fails in between is a ResourceError."""
+        """Open the files of the run; a disk that fails in between becomes a ResourceError."""
         spec = self.spec
         self.throughput = Throughput(self.step, self.config.steps, self.config.batch)
         try:
@@ -184,7 +192,7 @@ class _Run:
     # -- one step ----------------------------------------------------------------------------
 
     def update(self, batches: Iterator[Batch]) -> None:
-        """Do one step, and count what it reports."""
+        """Do one step, and add up what it reports."""
         try:
             result = self.updater.update(self.step, self._arriving(batches))
         except OverflowedError as error:
@@ -205,7 +213,7 @@ class _Run:
         self._announce()
 
     def _arriving(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, with the time spent waiting for them and what could not be read."""
+        """The batches; records how long they were waited for and what could not be read."""
         while True:
             began = time.monotonic()
             batch = next(batches)
@@ -217,8 +225,8 @@ class _Run:
             yield batch
 
     def _require_finite(self) -> None:
-        """Stop if a step was broken. A GPU is not made to wait for it: this is checked before the
-        next log line and before every save."""
+        """Stop if a step was broken. So that no step waits for a GPU, this is checked only before a
+        log line and before a save."""
         broken = self.updater.broken_step()
         if self.processes.any(broken is not None):
             raise self._diverged(NOT_FINITE, self.step if broken is None else broken)
@@ -227,7 +235,7 @@ class _Run:
         return diverged(problem, self.updater, self.spec.loader, self.spec.folder, step)
 
     def log(self) -> None:
-        """The means since the last line, and the throughput."""
+        """Log the means since the last line, and the throughput."""
         self._require_finite()
         names = list(self.totals)
         sums = torch.stack([self.totals[name].float() for name in names])
@@ -277,7 +285,7 @@ class _Run:
         self.unevaluated = False
 
     def lost_patience(self) -> bool:
-        """Whether the score has not become better for as many evaluations as are waited for."""
+        """Whether `patience` evaluations in a row have brought no better score."""
         patience = self.config.patience
         if patience is None or not self.processes.any(self.stale >= patience):
             return False
@@ -290,7 +298,7 @@ class _Run:
         return True
 
     def publish(self) -> None:
-        """Write the artifact of the end, also if the run was killed after its last save."""
+        """Write the final artifact, also if the run was killed after its last save."""
         model = self.updater.weights.eval_model()
         if self.processes.leads:
             self.spec.publish(model, False, self.metrics)
@@ -301,7 +309,7 @@ class _Run:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Save beside what is done in between; and what was learned, if an error ends it."""
+        """Save in the background; if an error ends the training, save what was learned."""
         self.saver = Saver(self.spec.folder.checkpoints, keep=self.config.keep)
         try:
             yield
@@ -328,13 +336,15 @@ class _Run:
             if self.saver.has_failed:
                 try:
                     self.saver.finish()
-                except BeitError as error:  # another one is on its way
+                except BeitError as error:  # another one is being raised
                     self.info(f"error: {error.problem}")
 
     def save(self, *, wait: bool = False) -> None:
-        """Have the state of this step saved, or wait until it and every row is on the disk.
+        """Save the state of this step in the background, or `wait` until it and all rows are on
+        disk.
 
-        Raises ResourceError if this, or the save before, has failed.
+        Raises:
+            ResourceError: This save, or the one before, has failed.
         """
         self._require_finite()
         if self.logger is not None:
@@ -367,12 +377,12 @@ class _Run:
                 raise self.spec.folder.lost(self.logger.failure, self.step)
 
     def is_blocked(self) -> bool:
-        """Whether the disk takes nothing more: no checkpoint, or no row."""
+        """Whether the disk takes no more checkpoints, or no more rows."""
         rows = self.logger is not None and self.logger.failure is not None
         return rows or self.saver.has_failed
 
     def preempted(self) -> Preempted:
-        if self.logger is not None:  # on the terminal stands the error
+        if self.logger is not None:  # the terminal shows the error
             self.logger.note(f"stopped on request after step {self.step}; --resume continues")
         return Preempted(
             f"stopped on request, saved after step {self.step} of {self.config.steps}",
@@ -380,14 +390,14 @@ class _Run:
         )
 
     def _save_the_rest(self) -> None:
-        """What was learned since the last save, before an error ends the run. Only where there is
-        one process: of several, others may no longer be there to give their part."""
+        """Save what was learned since the last save, before an error ends the run. Only with one
+        process: of several, others may no longer be there to give their part."""
         if self.processes.world > 1 or self.step == self.saved:
             return
         try:
             self.save()
             self.saver.finish()
-        except (BeitError, OSError, RuntimeError, MemoryError) as error:  # another is on its way
+        except (BeitError, OSError, RuntimeError, MemoryError) as error:  # another is being raised
             self.info(f"step {self.step} could not be saved: {on_one_line(error)}")
 
     def _announce(self) -> None:

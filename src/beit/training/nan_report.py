@@ -1,4 +1,4 @@
-"""A step whose numbers are no longer finite: where they broke, recorded, and done again.
+"""A step whose numbers are no longer finite: find where they broke, record the step, repeat it.
 
 A record is `diverged/step-00000012.safetensors`, the pixels of one micro-batch, and a JSON file
 beside it: the names of the images, the seeds, and the place of the first bad value.
@@ -34,14 +34,14 @@ REMEDIES = {
     OVERFLOWED: "use --precision bf16 or fp32, or lower --lr",
 }
 UNRECORDED = (OSError, RuntimeError, ValueError, MemoryError)
-"""What may keep a step from being recorded: the divergence is what matters."""
+"""What may keep a step from being recorded; the run still ends with the error of the divergence."""
 MOST_NAMED = 8
 """Images of a micro-batch that an error names; its record has all."""
 TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Batch)}
 
 
 class StepContext(NamedTuple):
-    """Beside weights and images, all that decides the numbers of a micro-batch."""
+    """Everything besides weights and images that decides the numbers of a micro-batch."""
 
     seed: int
     step: int
@@ -51,7 +51,7 @@ class StepContext(NamedTuple):
     accumulation: int
     progress: float
     scale: float
-    """What the loss was multiplied with: 1 without fp16."""
+    """What the loss was multiplied by: 1 without fp16."""
 
 
 class Record(NamedTuple):
@@ -63,11 +63,11 @@ class Record(NamedTuple):
     """The first value that is not finite; empty if there is none in this micro-batch alone."""
 
 
-def first_bad_value(updater: Updater, batch: Batch, context: StepContext) -> str:
-    """Carry out one micro-batch, looking at each value in the order in which it comes about.
+def _first_bad_value(updater: Updater, batch: Batch, context: StepContext) -> str:
+    """Run one micro-batch, and check each value in the order in which it is computed.
 
-    Returns the name of the first that is not finite, or nothing. Leaves gradients and buffers
-    changed: it is for a run that is over.
+    Returns the name of the first that is not finite, or an empty string. Changes gradients and
+    buffers, so it is only for a run that has ended.
     """
     objective, device = updater.objective, updater.device
     for name, value in (*objective.named_parameters(), *objective.named_buffers()):
@@ -118,8 +118,15 @@ def diverged(
 ) -> DivergedError:
     """The error for a broken step, the same in every process, all of which must call this.
 
-    What is needed to see it again is recorded in the run, by the processes with whose images it
-    breaks; by all of them where none knows.
+    What a replay needs is recorded in the run, by the processes whose images break the step; by all
+    of them if it is not known which do.
+
+    Args:
+        problem: NOT_FINITE or OVERFLOWED.
+        updater: Holds the weights from before the step.
+        loader: Gives the images of the step again.
+        folder: The folder of the run, for the record.
+        step: The step that broke.
     """
     processes = updater.processes
     record: Record | None = None
@@ -149,10 +156,10 @@ def diverged(
 def _find(updater: Updater, loader: Batches, step: int) -> Record:
     """The first micro-batch of the step that is broken by itself, else the last.
 
-    The loader gives the same images for the same step again. The weights are those of before it:
-    a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
-    wait for the other processes. Where processes sync in a forward pass, a backward pass would wait
-    for ever: there a replay, in one process, has to find the place.
+    The loader gives the same images for the same step again. The weights are those from before it,
+    since a broken step changes none. Every process checks all of its micro-batches, as a forward
+    pass may wait for the other processes. Where processes sync in a forward pass, a backward pass
+    would wait forever: there a replay, in one process, has to find the place.
     """
     records = []
     with closing(loader.batches(step, step + 1)) as batches:
@@ -167,7 +174,7 @@ def _find(updater: Updater, loader: Batches, step: int) -> Record:
                 scale=updater.scaler.get_scale() if updater.scaler.is_enabled() else 1.0,
             )
             syncs = updater.weights.syncs_in_forward
-            where = "" if syncs else first_bad_value(updater, batch, context)
+            where = "" if syncs else _first_bad_value(updater, batch, context)
             records.append(Record(batch, context, where))
     return next((record for record in records if record.where), records[-1])
 
@@ -183,7 +190,8 @@ def _describe(record: Record, updater: Updater) -> str:
 
 
 class Replayed(NamedTuple):
-    """What came of a step done again: the checkpoint it was reached from, and what broke first."""
+    """The result of a replay: the checkpoint it started from, where it broke now, and where it
+    broke first."""
 
     step: int
     restored: int
@@ -192,11 +200,19 @@ class Replayed(NamedTuple):
 
 
 def replay(updater: Updater, loader: Batches, folder: RunFolder, file: Path) -> Replayed:
-    """Repeat the step of a record from the newest checkpoint before it; writes nothing, unless
-    tokens that the run had cached are missing: they are cached again.
+    """Repeat the step of a record, starting from the newest checkpoint before it.
 
-    Raises CheckpointError if the run has no such checkpoint, unless the record is of a step before
-    the first one.
+    Nothing is written, except tokens that the run had cached and that are missing.
+
+    Args:
+        updater: An updater for the run's config; it takes the state of the checkpoint.
+        loader: The loader of the run's images.
+        folder: The folder of the run.
+        file: Either of the two files of the record.
+
+    Raises:
+        CheckpointError: The file is not a record, or the run has checkpoints, but no whole one of
+            this step or before.
     """
     record = read_record(file)
     step, restored = record.context.step, 0
@@ -212,7 +228,7 @@ def replay(updater: Updater, loader: Batches, folder: RunFolder, file: Path) -> 
     with closing(loader.batches(restored, step)) as batches:
         for again in range(restored, step):
             updater.update(again, batches)
-    where = first_bad_value(updater, record.batch, record.context)
+    where = _first_bad_value(updater, record.batch, record.context)
     return Replayed(step, restored, where, record.where)
 
 
@@ -239,7 +255,8 @@ def write_record(folder: Path, record: Record) -> Path:
 def read_record(file: Path) -> Record:
     """Read what `write_record` wrote, from either of the two files.
 
-    Raises CheckpointError if it is none.
+    Raises:
+        CheckpointError: They are no such record.
     """
     try:
         text = parse_json(file.with_suffix(".json").read_bytes())

@@ -21,8 +21,8 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear from 0 to the peak over the warm-up, both ends included, then a cosine to `min_lr`.
 
     The first warm-up step has learning rate 0, as published. The linear schedule is mmcv's `poly`
-    of power 1 (published segmentation): it falls from the first step on, and the warm-up is a
-    factor on it; its first factor is 0 here and 1e-6 there.
+    of power 1 (published segmentation): it falls from the first step on, and is multiplied by the
+    warm-up, whose first factor is 0 here and 1e-6 there.
     """
     warmup = config.warmup_steps
     if config.schedule == "linear":
@@ -45,7 +45,13 @@ def _cosine(step: int, steps: int, first: float, last: float) -> float:
 
 
 def longer_schedule(planned: int | None, step: int, config: TrainingConfig) -> list[str]:
-    """What to report of a run that goes on after `step` and was planned with fewer steps."""
+    """Notes for the log of a run that is resumed with more steps than were planned.
+
+    Args:
+        planned: Steps when the checkpoint was written; None if it does not say.
+        step: Updates done.
+        config: The config with the new number of steps.
+    """
     if planned is None or planned == config.steps:
         return []
     before = learning_rate(step - 1, replace(config, steps=planned)) if step else 0.0
@@ -108,7 +114,7 @@ class Optimizer:
         return [parameter for _, parameter in self._named]
 
     def without_gradient(self) -> list[str]:
-        """Names of parameters that no gradient has reached yet: there is no state of them."""
+        """Names of parameters that no gradient has reached yet, so that they have no state."""
         return [name for name, parameter in self._named if not self.adamw.state.get(parameter)]
 
     def schedule(self, step: int) -> float:
@@ -128,7 +134,7 @@ class Optimizer:
         }
 
     def load(self, tensors: Tensors) -> None:
-        """Take over what `tensors` returned."""
+        """Restore what `tensors` returned."""
         entries: dict[str, Tensors] = {}
         for key, value in tensors.items():
             name, entry = key.rsplit("/", 1)
@@ -140,11 +146,11 @@ class Optimizer:
 
 
 class SpikeDetector:
-    """Finds gradients far larger than usual, as a few broken or wrongly labelled images make them:
+    """Finds gradients far larger than usual, as a few broken or wrongly labelled images cause them:
     such a step can be skipped before it undoes what many others have learned.
 
-    Norms that stand out are remembered too. So gradients that became larger for good count as usual
-    once they are half of the window, and no run is left without updates.
+    Norms that stand out are remembered too. So gradients that have become larger for good count as
+    usual once they fill half of the window, and no run is left without updates.
     """
 
     def __init__(self, factor: float, device: torch.device) -> None:
@@ -153,8 +159,9 @@ class SpikeDetector:
 
     def stands_out(self, norm: Tensor) -> Tensor:
         """1 for a norm of more than `factor` times the median of those before it, else 0; always 0
-        until the window is full. No device is waited for, and all processes find the same."""
-        usual = self._norms.median()  # NaN, and above nothing, while one of them is NaN
+        until the window is full. It does not wait for the device, and is the same in all
+        processes."""
+        usual = self._norms.median()  # NaN while one of them is NaN, and no norm exceeds NaN
         later = torch.cat([self._norms[1:], norm.detach().float().reshape(1)])
         self._norms = torch.where(norm.isfinite(), later, self._norms)
         return (norm > self._factor * usual).float()
@@ -164,5 +171,5 @@ class SpikeDetector:
         return {"norms": self._norms}
 
     def load(self, tensors: Tensors) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self._norms.copy_(tensors["norms"])

@@ -17,7 +17,7 @@ from beit.errors import EXHAUSTED, ConfigError, ResourceError, RunFolderError
 from beit.json_object import parse_json, read_json_lines
 from beit.terminal import printable
 
-# What may change when a run goes on: nothing that decides the numbers.
+# What may change when a run is resumed: nothing that decides the numbers.
 RESUMABLE = {
     "out",
     "accept_changed_data",
@@ -44,11 +44,11 @@ PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
 """Paths of what a fingerprint or a digest identifies: that is compared, not the path."""
 
 LENGTH = "training.steps"
-"""May grow: the run goes on to its new end, on the schedule of a run of that length."""
+"""May grow: the run continues to its new end, on the schedule of a run of that length."""
 
 
 class RunFolder:
-    """Paths of a run, and the lock that keeps a second starter out."""
+    """Paths of a run, and the lock that keeps a second process out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,9 +61,9 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
         self.plan = path / "plan.txt"
-        """What was planned for the time that was given."""
+        """The plan for the time that was given."""
         self.account = path / "account.json"
-        """What was understood of its data, and what was skipped there."""
+        """How its data was understood, and what was skipped there."""
         self.images = path / "images.txt.gz"
         """The names of the images it learns from, compressed."""
         self.left_images = path / "left_images.txt.gz"
@@ -73,17 +73,20 @@ class RunFolder:
         self.several = path / "several.jsonl"
         """Images that are the first of several in their file."""
         self.shared = path / "shared.jsonl"
-        """Images to learn from that are among those for validation, too."""
+        """Training images that are also among those for validation."""
         self.diverged = path / "diverged"
         """Records of steps whose numbers were not finite."""
         self.trackers = path / "trackers"
-        """What other trackers than TensorBoard call this run, and what they keep here."""
+        """What trackers other than TensorBoard call this run, and what they keep here."""
         self._claim: Claim | None = None
 
     def open(self, config: RunConfig, *, resume: bool) -> None:
-        """Make the folder, or take it up again; write `config.json`; lock it.
+        """Create the folder, or take it up again to `resume`; lock it; write `config.json`.
 
-        Raises RunFolderError if the folder holds something else than this run, or is in use.
+        Raises:
+            ConfigError: The config names no folder.
+            RunFolderError: The folder holds something else than this run, or is in use.
+            ResourceError: The folder cannot be written to.
         """
         if not config.out:
             raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
@@ -119,7 +122,7 @@ class RunFolder:
             )
 
     def check_resumable(self, config: RunConfig) -> None:
-        """Raise RunFolderError unless a run with these settings can go on here. Its images are
+        """Raise RunFolderError unless a run with these settings can be resumed here. Its images are
         compared elsewhere: see `check_moved`."""
         if not self.config.exists():
             raise RunFolderError(
@@ -154,7 +157,7 @@ class RunFolder:
             )
 
     def lost(self, error: OSError, step: int) -> ResourceError:
-        """The error where the folder can no longer be read or written to."""
+        """The error for a folder that can no longer be read or written to."""
         remedy = EXHAUSTED.get(error.errno or 0, "make room or permit writing")
         return ResourceError(
             f"{error.filename or self.path} cannot be read or written to after step {step}: "
@@ -163,22 +166,24 @@ class RunFolder:
         )
 
     def close(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         if self._claim is not None:
             self._claim.release()
             self._claim = None
 
 
 def _shown(value: object) -> str:
-    """A setting in a message; an empty one has to be seen."""
+    """A setting for a message, where an empty one has to be visible."""
     return "none" if value in (None, "", ()) else printable(str(value))
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """The config a run recorded.
+    """The config that a run recorded.
 
-    Raises RunFolderError if there is no run, ConfigError if its config is not understood: another
-    version wrote it, or it names code of one's own that is not loaded.
+    Raises:
+        RunFolderError: There is no run.
+        ConfigError: The config is not understood: another version wrote it, or it names a user's
+            own code that is not loaded.
     """
     if not path.exists():
         raise RunFolderError(f"there is nothing at {path}", remedy="give the folder of a run")
@@ -187,7 +192,7 @@ def read_run_config(path: Path) -> RunConfig:
         if not isinstance(recorded, dict) or "type" not in recorded:
             raise ValueError("its config.json is none of a run")
         if isinstance(recorded.get("training"), dict):
-            recorded["training"].setdefault("order", "sorted")  # it began before there were others
+            recorded["training"].setdefault("order", "sorted")  # the only one of older runs
     except (OSError, ValueError) as error:
         around = path.absolute().parent
         inside = path.name == "model" and (around / "config.json").exists()

@@ -26,7 +26,7 @@ BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_li
 
 
 class _Lines:
-    """A file that grows by lines; what has no room on the disk now is written once there is."""
+    """A file that grows by lines; those that the disk has no room for are written once it has."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -69,7 +69,15 @@ class RunLogger:
         trackers: Sequence[TrackerName] = ("tensorboard",),
         quiet: bool = False,
     ) -> None:
-        """`steps`: of the whole run, for the bar that a terminal shows; 0 shows none."""
+        """Open the files of the run.
+
+        Args:
+            folder: The folder of the run.
+            first_step: Updates done before; rows of later steps are dropped from metrics.jsonl.
+            steps: Steps of the whole run, for the bar that a terminal shows; 0 shows none.
+            trackers: Names of the trackers that follow the run.
+            quiet: Whether nothing is printed.
+        """
         self._quiet = quiet
         self._bar: LiveBar | None = None
         if steps > first_step and not quiet and is_live(sys.stdout):
@@ -96,13 +104,13 @@ class RunLogger:
         self._log.add(printable(text))
 
     def moved(self, step: int) -> None:
-        """So many steps are done."""
+        """Move the bar: so many steps are done."""
         if self._bar is not None:
             self._show(lambda bar: bar.move(step))
 
     def progress(self, line: str, remark: str) -> None:
-        """The line of the last steps for the log, and for the terminal unless it shows a bar, which
-        has the remark beside it."""
+        """Log a line on the last steps. It is printed too, unless there is a bar, which shows the
+        remark."""
         if self._bar is None:
             self.info(line)
             return
@@ -110,7 +118,7 @@ class RunLogger:
         self._show(lambda bar: bar.remark(remark))
 
     def _show(self, change: Callable[[LiveBar], None]) -> None:
-        """Change the bar; one that cannot be drawn any more is given up, and lines are tried."""
+        """Change the bar; if it can no longer be drawn, give it up for printed lines."""
         assert self._bar is not None
         try:
             change(self._bar)
@@ -118,7 +126,7 @@ class RunLogger:
             self._bar = None
 
     def _print(self, text: str) -> None:
-        """A terminal that is gone is no reason to end a run; the log notes it, once."""
+        """Print a line. A terminal that is gone does not end the run; the log notes it, once."""
         lost: dict[str, object] = {}
         if self._bar is not None:
             self._show(lambda bar: bar.print(text))
@@ -139,7 +147,13 @@ class RunLogger:
                 )
 
     def metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """A row of metrics.jsonl, for the trackers too; `kind` is train or evaluate."""
+        """Write a row of metrics.jsonl, and give it to the trackers.
+
+        Args:
+            step: Updates done.
+            kind: train or evaluate.
+            values: Metrics by name; those that are not finite are written as null.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._metrics.add(json.dumps({"step": step, "kind": kind, **finite}))
         for tracker in self._trackers:
@@ -148,12 +162,13 @@ class RunLogger:
         self._warn()
 
     def finished(self, artifact: Path) -> None:
-        """The run is done, and this is what came of it."""
+        """Note that the run is done, and its artifact, which is given to the trackers in the
+        end."""
         self._artifact = artifact.resolve()
 
     @property
     def failure(self) -> OSError | None:
-        """Why rows or lines could not be written; they are kept, and tried again."""
+        """Why rows or lines could not be written; they are kept, and retried."""
         return self._metrics.failure or self._log.failure
 
     def flush(self) -> None:
@@ -162,7 +177,7 @@ class RunLogger:
         self._metrics.flush()
 
     def close(self) -> None:
-        """Let go of everything. Nothing that fails here hides why the run ends."""
+        """Close everything. Nothing that fails here hides why the run ends."""
         if self._bar is not None:
             self._show(LiveBar.close)
         self._bar = None
@@ -181,8 +196,8 @@ class RunLogger:
 
 
 def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
-    """Drop the rows of steps that will be done again, and a last row that was cut off; returns the
-    steps and kinds of those rows."""
+    """Drop the rows of steps that will be repeated, and a last row that was cut off; returns the
+    steps and kinds of the dropped rows."""
     if not path.exists():
         return set()
     rows = list(read_metrics(path))
@@ -205,13 +220,14 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Evaluating: its time counts for the time left, and not for the speed of training."""
+        """Time spent in this context, evaluating, counts for the time left, not for the training
+        speed."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began
 
     def measure(self, done: int, device: torch.device) -> dict[str, float]:
-        """Images per second, fraction of waiting, memory in GiB and seconds left."""
+        """Images per second, fraction of time spent waiting, memory in GiB and seconds left."""
         now, steps = time.monotonic(), done - self._step
         elapsed = max(now - self._time - self._paused, 1e-9)
         self._paused_in_all += self._paused
@@ -247,7 +263,16 @@ def progress_line(
     rate: float,
     throughput: Mapping[str, float],
 ) -> str:
-    """One line: where the run is, what it learns beside what chance would give, and how fast."""
+    """One line: where the run is, what it learns beside what chance would give, and how fast.
+
+    Args:
+        done: Updates done.
+        steps: Steps of the whole run.
+        terms: Means since the last line, by name.
+        expectations: What chance would give, and limits, by the names in BESIDE.
+        rate: Learning rate.
+        throughput: What `Throughput.measure` returned.
+    """
     parts = [f"step {done:>{len(str(steps))}}/{steps}"]
     for name, value in terms.items():
         word, expectation = BESIDE.get(name, ("", ""))
@@ -266,6 +291,12 @@ def progress_line(
 
 
 def remark(terms: Mapping[str, float], rate: float, throughput: Mapping[str, float]) -> str:
-    """What stands beside a bar: the loss, the first of what else is learned, and the rates."""
+    """What is shown beside a bar: the first two terms, the learning rate and the speed.
+
+    Args:
+        terms: Means since the last line, by name, the loss first.
+        rate: Learning rate.
+        throughput: What `Throughput.measure` returned.
+    """
     learned = [f"{name} {value:.4g}" for name, value in terms.items() if name != "grad_norm"][:2]
     return "  ".join([*learned, f"lr {rate:.1e}", f"{throughput['images_per_second']:.0f} img/s"])

@@ -1,4 +1,4 @@
-"""Images that a run skips or takes in part: each is named once, in a file of the run."""
+"""Images that a run skips or uses in part: each is named once, in a file of the run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from beit.training.run_folder import RunFolder, read_reasons
 
 FIRST_TAKEN = "animated, or with several pages: the first image was taken"
 NAMED = 5
-"""So many unreadable images are named in the log; a folder of broken ones must not fill it."""
+"""How many unreadable images the log names; a folder of broken ones must not fill it."""
 
 
 class ImageList:
-    """Keys of images, each with a reason; those of the run before it went on among them."""
+    """Keys of images, each with a reason; including those from before the run was resumed."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -27,7 +27,7 @@ class ImageList:
         return len(self._known)
 
     def reload(self) -> None:
-        """Several processes write to the file."""
+        """Read the file again, as several processes write to it."""
         self._known |= read_reasons(self.file)
 
     def add(self, found: Mapping[str, str]) -> list[str]:
@@ -42,13 +42,13 @@ class ImageList:
 
 
 def allowed_unreadable(limit: float, images: int) -> int:
-    """How many images may be unreadable, of `limit` as a fraction: one at least, unless it is 0."""
+    """How many images may be unreadable, by `limit` as a fraction: at least one, unless it is 0."""
     return max(1, math.floor(limit * images)) if limit else 0
 
 
 class SkippedImages:
-    """The images that cannot be read, limited by a setting, and those that are the first of
-    several in their file. The log names the first ones, the files of the run all."""
+    """The images that cannot be read, limited by a setting, and those that are the first of several
+    in their file. The log names the first few, the files of the run name all."""
 
     def __init__(
         self, folder: RunFolder, log: Callable[[str], None], *, images: int, limit: float
@@ -57,14 +57,15 @@ class SkippedImages:
         self.several = ImageList(folder.several)
         self._log = log
         self._images, self._allowed = images, allowed_unreadable(limit, images)
-        # Only what is met since this start counts against the limit: what was met before a run went
-        # on may be mended by now.
+        # Only images met since this start count against the limit: those met before the run was
+        # resumed may have been repaired.
         self._met: dict[str, str] = {}
 
     def add(self, said: Batch | SkipLog) -> None:
         """Log and write down those that are new.
 
-        Raises DataError once more are unreadable than the limit allows.
+        Raises:
+            DataError: More images are unreadable than the limit allows.
         """
         first = not self.several
         new = self.several.add(dict.fromkeys(said.multi_frame, FIRST_TAKEN))
@@ -89,12 +90,12 @@ class SkippedImages:
             )
 
     def counts(self) -> dict[str, float]:
-        """How many there are of each kind that there is."""
+        """How many there are of each kind; a kind without any is left out."""
         counted = {"unreadable": self.unreadable, "several": self.several}
         return {name: float(len(images)) for name, images in counted.items() if images}
 
     def sum_up(self) -> None:
-        """Log at the end how many were skipped."""
+        """Log how many were skipped in the whole run."""
         self.unreadable.reload()
         if number := len(self.unreadable):
             self._log(

@@ -1,4 +1,4 @@
-"""What a run is made of, beside its objective, and what comes out of it."""
+"""What a run is made of besides its objective, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Batches(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How often lost processes that read images were replaced."""
+        """How often processes that read images were lost and replaced."""
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
 
 
 class Evaluation(NamedTuple):
-    """How a run is evaluated: metrics of a model, and the one whose largest value is the best."""
+    """How a run is evaluated: metrics of a model, and the one whose largest value is best."""
 
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str = ""
     skips: SkipLog | None = None
-    """What measuring says of its images."""
+    """Images that could not be read, or only in part, while measuring."""
     remark: Callable[[], str] = str
-    """What there is to report of the last measure, once training has ended."""
+    """What there is to report on the last measurement once training has ended; may be empty."""
 
 
 class FitResult(NamedTuple):
@@ -44,22 +44,24 @@ class FitResult(NamedTuple):
 
 
 class FitSpec(NamedTuple):
-    """Everything one run needs beside its objective."""
+    """Everything one run needs besides its objective."""
 
     config: TrainingConfig
     folder: RunFolder
     processes: Processes
     loader: Batches
     images: int
+    """How many images the run learns from."""
     bad_limit: float
+    """Fraction of them that may be unreadable."""
     evaluation: Evaluation | None
     publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
-    """Writes the artifact of a model: whether it is the best so far, and its metrics."""
+    """Writes the artifact of a model, given whether it is the best so far, and its metrics."""
     quiet: bool = False
     notes: tuple[str, ...] = ()
     """What the log begins with."""
     manifest: DatasetManifest | None = None
-    """Which images these are; compared when the run goes on."""
+    """Which images these are; compared when the run is resumed."""
     accept_changed_data: bool = False
     parts: Mapping[str, str] = MappingProxyType({})
-    """Hashes of what is frozen, such as the tokenizer; compared when the run goes on."""
+    """Hashes of what is frozen, such as the tokenizer; compared when the run is resumed."""

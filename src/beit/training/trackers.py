@@ -1,8 +1,8 @@
-"""Where others follow a run: TensorBoard, Weights & Biases, MLflow, Trackio.
+"""Trackers, with which others follow a run: TensorBoard, Weights & Biases, MLflow, Trackio.
 
 A tracker gets the config of a run, its metrics by step and, in the end, the path of its artifact.
-Its name for the run is kept in the run's folder, so that a run that goes on is the same run there.
-Where it writes to is its own matter: its environment variables and log-ins are as ever.
+Its name for the run is kept in the run's folder, so that a resumed run is the same run there. Where
+it writes to is its own matter: its environment variables and logins work as ever.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from beit.training.run_folder import RunFolder
 
 PROJECT = "beit"
 MOST_PARAMETERS = 100
-"""What MLflow takes at a time."""
+"""Most parameters that MLflow takes in one call."""
 MOST_LETTERS = 500
-"""What MLflow takes of a config's value, wherever it stores them."""
+"""Longest value of a parameter that MLflow takes, wherever it stores them."""
 PATIENCE = 30.0
-"""Seconds that the end of a run waits for a tracker to take up the rest."""
+"""Seconds that the end of a run waits for a tracker to process the rest."""
 
 
 class Tracker(abc.ABC):
-    """One way to follow a run. It works in a thread of its own, on what is recorded, in order: a
-    slow or broken one neither ends nor holds up the run."""
+    """One way to follow a run. It processes what is recorded in a thread of its own, in order: a
+    slow or broken tracker neither ends nor delays the run."""
 
     library: str
     """The package it needs."""
@@ -47,7 +47,7 @@ class Tracker(abc.ABC):
     """The variable, and its value, that turn the library's own telemetry off; set unless the user
     has set it."""
     overwrites_steps = False
-    """Whether steps that are done again replace what it had of them; else they are skipped."""
+    """Whether steps that are repeated replace what it had of them; otherwise they are skipped."""
 
     def __init__(self, name: TrackerName, folder: RunFolder, *, first_step: int) -> None:
         self.name, self.first_step = name, first_step
@@ -61,32 +61,38 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, config: Mapping[str, object], identity: str) -> str:
-        """Take up a run with these options, by the name it had there before, or none.
+        """Start following a run with these options, under the name it had there before, if any.
 
-        Returns its name there, or nothing if none is needed to go on.
+        Returns its name there, or an empty string if none is needed to continue.
         """
 
     @abc.abstractmethod
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics of a step, finite ones, by their names."""
+        """Write the metrics of a step, finite ones, by their names."""
 
     @abc.abstractmethod
     def end(self, artifact: Path | None) -> None:
-        """The artifact of the run, or None if it was stopped or failed."""
+        """Finish with the artifact of the run, or None if it was stopped or failed."""
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Have metrics of a step written; numbers that are not finite are dropped."""
+        """Have the metrics of a step written; numbers that are not finite are dropped.
+
+        Args:
+            step: Updates done.
+            kind: train or evaluate; put before the names.
+            values: Metrics by name.
+        """
         named = {f"{kind}/{key}": value for key, value in values.items() if math.isfinite(value)}
         if self._thread.is_alive():
             self._rows.put((step, named))
 
     def problem(self) -> str:
-        """Why it no longer follows; returned once, empty otherwise."""
+        """Why it no longer follows the run; returned once, empty otherwise."""
         problem, self._problem = self._problem, ""
         return problem
 
     def finish(self, artifact: Path | None) -> None:
-        """Have it take up the rest and the artifact, and let go of it after a while."""
+        """Have it process the rest and the artifact; it is given up after `PATIENCE` seconds."""
         self._artifact = artifact
         self._rows.put(None)
         self._thread.join(PATIENCE)

@@ -1,8 +1,8 @@
 """One update of the weights: gradients under accumulation, clip, schedule, step, average.
 
-A step is done once, on its own images. Where fp16 overflows it is done again with half the scale,
-and where memory runs out with half the micro-batch; neither loses an image, and neither the
-schedule nor the average notices.
+A step is done once, on its own images. If fp16 overflows, it is repeated with half the scale; if
+memory runs out, with at most half the micro-batch. Neither loses an image, and neither affects the
+schedule or the average.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from beit.training.ema import Weights
 from beit.training.optim import Optimizer, SpikeDetector
 
 SKIPPED_BY_KERNEL = ("cpu", "cuda")
-"""Devices whose fused kernel of AdamW leaves out the update where it is told to."""
+"""Devices whose fused kernel of AdamW skips the update where `found_inf` is 1."""
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
 
@@ -74,7 +74,7 @@ class Updater:
         self._share = config.batch // processes.world  # images of an update in this process
         self._delivered = config.micro_batch or self._share
         self.micro_batch = self._delivered
-        # Without a scaler: 1 from the first step on that was not finite, and the steps before it.
+        # Without a scaler: 1 once a step was not finite, and the number of steps before that one.
         self._broken = torch.zeros((), device=self.device)
         self._sound = torch.zeros((), device=self.device)
         self._first: int | None = None
@@ -87,7 +87,9 @@ class Updater:
     def update(self, step: int, batches: Iterator[Batch]) -> StepResult:
         """Update the weights from the next micro-batches.
 
-        Raises OverflowedError, and ResourceError if memory runs out and no remedy is permitted.
+        Raises:
+            OverflowedError: The gradients overflow in fp16 at every scale.
+            ResourceError: Memory runs out, and no smaller micro-batch is permitted or fits.
         """
         self._first = step if self._first is None else self._first
         self.objective.train()
@@ -124,8 +126,8 @@ class Updater:
     ) -> dict[str, Tensor]:
         """Gradients of the whole batch, in micro-batches that fit into memory.
 
-        Of several processes each has its part in what the others wait for, so there a step that
-        does not fit ends the run.
+        With several processes, a step that does not fit ends the run, since the others wait for the
+        part of this one.
         """
         requested, found = self.micro_batch, ""
         while True:
@@ -135,7 +137,7 @@ class Updater:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Out of the handler: while it lasts, the error holds the tensors of its frames.
+            # Outside of the handler, in which the error still holds the tensors of its frames.
             if terms is not None or self.processes.world > 1:
                 break
             self.optimizer.adamw.zero_grad(set_to_none=True)
@@ -166,12 +168,12 @@ class Updater:
             self.objective.draw(
                 SampleRNG(self.config.seed, step, first), len(batch.keys), self.device
             )
-            # Processes average what has added up, with the last micro-batch of each.
+            # Processes average their accumulated gradients with the last micro-batch of each.
             module = self.weights.module if number == last else self.objective
             with autocast(self.precision, self.device):
                 loss = module(to_device(batch, self.device), step / self.config.steps)
-            # A loss that is not finite may have a gradient that is. It is made to have none, so
-            # that every process sees that the step is broken: it is gradients that they share.
+            # A loss that is not finite may have a finite gradient. This makes the gradient NaN, so
+            # that every process sees that the step is broken: processes share only gradients.
             sound = loss.total.detach() * 0 + 1  # or NaN
             self.scaler.scale(loss.total * sound / self.accumulation).backward()
             for name, value in loss.terms.items():
@@ -182,11 +184,12 @@ class Updater:
     def micro_batches(
         self, arrived: list[Batch | None], batches: Iterator[Batch]
     ) -> Iterator[tuple[int, Batch]]:
-        """The images of a step, with the place of the first in the batch of the update; what
-        arrives is kept where the step may be done again.
+        """The micro-batches of a step, each with the position of its first image in the update's
+        batch.
 
-        Where it will not, each is let go after use: it may lie in memory that is shared with the
-        loader's processes, of which there is little.
+        What arrives from the loader is kept in `arrived` if the step may be repeated. Otherwise it
+        is released after use: it may lie in memory that is shared with the loader's processes, of
+        which there is little.
         """
         repeats = self.scaler.is_enabled() or self.config.micro_batch is None
         for number in range(self._share // self._delivered):
@@ -202,8 +205,9 @@ class Updater:
                 arrived[number] = None
 
     def _apply(self) -> tuple[Tensor, Tensor | None, bool]:
-        """Clip and step. The norm of the gradient; 1 if it is left out as a spike, where those are
-        looked for; and whether the step is done, not to be tried again."""
+        """Clip the gradients and step. Returns the gradient norm; 1 if the step is skipped as a
+        spike, else 0, or None where spikes are not looked for; and whether the step is done, not to
+        be repeated."""
         adamw, clip = self.optimizer.adamw, self.config.clip
         self.scaler.unscale_(adamw)
         norm = whole(
@@ -218,8 +222,8 @@ class Updater:
             return norm, left_out, self.scaler.get_scale() >= scale
         self._broken = torch.maximum(self._broken, 1.0 - norm.isfinite().float())
         self._sound = self._sound + (1 - self._broken)
-        # The fused kernel leaves everything as it is where this is 1: so a GPU need not be waited
-        # for, and the weights are still those of before the broken step when it is noticed.
+        # The fused kernel leaves everything as it is where this is 1: so nothing waits for a GPU,
+        # and the weights are still those from before the broken step when it is noticed.
         skipped = self._broken if left_out is None else torch.maximum(self._broken, left_out)
         if self.device.type in SKIPPED_BY_KERNEL:
             adamw.found_inf = skipped  # type: ignore[attr-defined]
@@ -231,14 +235,14 @@ class Updater:
     def broken_step(self) -> int | None:
         """The first step whose loss or gradient was not finite; from then on nothing was learned.
 
-        A GPU is waited for.
+        Waits for a GPU.
         """
         if self._first is None or not bool(self._broken):
             return None
         return self._first + int(self._sound)
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """What the next update depends on, beside step and images: tensors, and plain values.
+        """What the next update depends on, besides step and images: tensors, and plain values.
 
         All processes must call this.
         """
@@ -248,9 +252,10 @@ class Updater:
         return tensors, {"scaler": self.scaler.state_dict(), "micro_batch": self.micro_batch}
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take over what `state` returned.
+        """Restore what `state` returned.
 
-        Raises CheckpointError if it is the state of another architecture.
+        Raises:
+            CheckpointError: It is the state of another architecture.
         """
         step, tensors, values = checkpoint
         try:

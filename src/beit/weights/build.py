@@ -1,8 +1,8 @@
-"""The model of published weights, strictly: every tensor has its place.
+"""Build the model of published weights, strictly: every tensor must have its place.
 
 Its architecture is read off the shapes. What they do not show (the pixel statistics, the heads of a
-backbone without relative bias, the sides of a grid that is not square) comes from whoever opens the
-file, from the configuration beside it, or is the convention of the family; each such choice is
+backbone without relative bias, the sides of a grid that is not square) is stated by whoever opens
+the file or by the configuration beside it, or is the convention of the family; each such choice is
 logged.
 """
 
@@ -47,19 +47,21 @@ from beit.weights.keymap import (
 from beit.weights.overrides import Overrides
 from beit.weights.transfer import load_strictly
 
-HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to tell
-WIDEST = 1024  # of those without a relative bias; EVA, which is wider, has heads of 88
-MOST = 1 << 16  # no side of a real tensor that decides the architecture is larger
+HEAD_WIDTH = 64  # of every published size but one, whose relative bias shows its heads
+WIDEST = 1024  # of models without a relative bias; EVA, which is wider, has heads of 88
+MOST = 1 << 16  # no dimension of a real tensor that decides the architecture is larger
 MOST_PATCHES = 4096  # the index of the relative bias grows with their square
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
 TO_STATE = "give mean and std to beit.load, or --mean and --std to `beit convert`"
 
 
 def build_model(found: Detected) -> nn.Module:
-    """The model of weights with published names, in evaluation mode; what is assumed or skipped to
-    build it is added to the notes.
+    """Build the model of weights with published names, in evaluation mode.
 
-    Raises CheckpointError for tensors that are missing, left over, or of another shape.
+    What is assumed or skipped to build it is added to the notes.
+
+    Raises:
+        CheckpointError: Tensors are missing, left over, or of another shape.
     """
     build: dict[Family, Callable[[Detected], nn.Module]] = {
         "masked": _masked,
@@ -73,8 +75,8 @@ def build_model(found: Detected) -> nn.Module:
 
 
 def _loaded(model: nn.Module, found: Detected, pairs: Pairs) -> nn.Module:
-    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it. Not
-    so of norms, where it is a sign of others (RMSNorm)."""
+    """Load the weights. A bias that no block has is taken as 0, as qkv_bias=False and a linear head
+    without bias mean it; but not that of a norm, where it is a sign of another kind (RMSNorm)."""
     weights = from_published(found.tensors, pairs)
     has = {BLOCK.sub("", name) for name in weights}
     zeros = {
@@ -99,12 +101,12 @@ def _masked(found: Detected) -> nn.Module:
         aggregation = AggregationConfig(
             early_layer=tap, blocks=len(extra), shared_head="cls_pt_lm_head.weight" not in tensors
         )
-    outputs = shape_of(tensors, "lm_head.weight", 2)[0]
+    outputs = _shape_of(tensors, "lm_head.weight", 2)[0]
     return _loaded(MaskedImageModel(backbone, outputs, aggregation), found, MASKED)
 
 
 def _backbone(found: Detected) -> nn.Module:
-    """The norm after a backbone is kept; where there is none, one that scales nothing stands."""
+    """The norm after a backbone is kept; where there is none, one with gain 1 takes its place."""
     model, named = PretrainedBackbone(backbone_config(found)), MASKED
     if {"norm.weight", "fc_norm.weight"} & found.tensors.keys() == {"fc_norm.weight"}:
         found.notes.append("its last norm, fc_norm, was trained on the mean of the patches")
@@ -118,7 +120,7 @@ def _backbone(found: Detected) -> nn.Module:
 
 def _classifier(found: Detected) -> nn.Module:
     pooling: Pooling = "mean" if "fc_norm.weight" in found.tensors else "cls"
-    outputs = shape_of(found.tensors, "head.weight", 2)[0]
+    outputs = _shape_of(found.tensors, "head.weight", 2)[0]
     model = Classifier(backbone_config(found), outputs, HeadConfig(pooling=pooling))
     return _loaded(model, found, CLASSIFIER[pooling])
 
@@ -127,7 +129,7 @@ def _segmenter(found: Detected) -> nn.Module:
     tensors, known = found.tensors, found.known
     trunk = found._replace(tensors=below(tensors, "backbone."))
     backbone = backbone_config(trunk, imagenet=True)
-    decoded = shape_of(tensors, "decode_head.conv_seg.weight", 4)
+    decoded = _shape_of(tensors, "decode_head.conv_seg.weight", 4)
     auxiliary = "auxiliary_head.conv_seg.weight" in tensors
     convolutions = [name for name in tensors if name.startswith("auxiliary_head.conv")
                     and name.endswith(".conv.weight")]  # fmt: skip
@@ -144,7 +146,7 @@ def _segmenter(found: Detected) -> nn.Module:
         head_channels=decoded[1],
         pools=known.pools or default.pools,
         auxiliary=auxiliary,
-        auxiliary_channels=shape_of(tensors, "auxiliary_head.conv_seg.weight", 4)[1]
+        auxiliary_channels=_shape_of(tensors, "auxiliary_head.conv_seg.weight", 4)[1]
         if auxiliary
         else default.auxiliary_channels,
     )
@@ -165,11 +167,11 @@ def _vqkd(found: Detected) -> nn.Module:
     for part in ("encoder.", "decoder."):
         inner = below(tensors, part)
         # Neither part normalises pixels by these: the tokenizer maps them to [-1, 1] itself.
-        half = (0.5,) * shape_of(inner, "patch_embed.proj.weight", 4)[1]
+        half = (0.5,) * _shape_of(inner, "patch_embed.proj.weight", 4)[1]
         known = Overrides(heads=found.known.heads, mean=half, std=half)
         trunks.append(backbone_config(found._replace(tensors=inner, known=known)))
     encoder, decoder = trunks
-    codes, width = shape_of(tensors, "quantize.embedding.weight", 2)
+    codes, width = _shape_of(tensors, "quantize.embedding.weight", 2)
     config = VQKDConfig(
         size=encoder.size,
         patch=encoder.patch,
@@ -181,7 +183,7 @@ def _vqkd(found: Detected) -> nn.Module:
         heads=encoder.heads,
         hidden=encoder.hidden,
         codebook_width=width,
-        teacher_width=shape_of(tensors, "decode_task_layer.2.weight", 2)[0],
+        teacher_width=_shape_of(tensors, "decode_task_layer.2.weight", 2)[0],
     )
     return _loaded(build_tokenizer(config), found._replace(tensors=tensors), VQKD)
 
@@ -189,10 +191,10 @@ def _vqkd(found: Detected) -> nn.Module:
 def _dalle(found: Detected) -> nn.Module:
     tensors = found.tensors
     blocks = {name.split(".")[3] for name in tensors if name.startswith("encoder.blocks.group_1.")}
-    hidden, channels, *_ = shape_of(tensors, "encoder.blocks.input.weight", 4)
+    hidden, channels, *_ = _shape_of(tensors, "encoder.blocks.input.weight", 4)
     decoder = tensors.get("decoder.blocks.input.weight")
     config = DalleConfig(
-        codes=shape_of(tensors, "encoder.blocks.output.conv.weight", 4)[0],
+        codes=_shape_of(tensors, "encoder.blocks.output.conv.weight", 4)[0],
         hidden=hidden,
         channels=channels,
         blocks_per_group=len(blocks),
@@ -206,15 +208,19 @@ def _dalle(found: Detected) -> nn.Module:
 
 
 def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransformerConfig:
-    """The config of a trunk with published names; the choices that the file does not settle are
-    added to the notes.
+    """The config of a trunk with published names.
 
-    `imagenet` says that the family was trained with the pixel statistics of ImageNet. Raises
-    CheckpointError for tensors that are no such trunk, or whose persisted index is not the
-    published one.
+    The choices that the file does not settle are added to the notes.
+
+    Args:
+        found: The trunk, whose names have no prefix.
+        imagenet: Whether its family was trained with the pixel statistics of ImageNet.
+
+    Raises:
+        CheckpointError: The tensors are no such trunk, or its index is not the published one.
     """
     tensors, known = found.tensors, found.known
-    width, channels, patch, across = shape_of(tensors, "patch_embed.proj.weight", 4)
+    width, channels, patch, across = _shape_of(tensors, "patch_embed.proj.weight", 4)
     numbers = {int(block[1]) for block in map(BLOCK.match, tensors) if block}
     depth = len(numbers)
     if patch != across or not numbers or max(numbers) != depth - 1:
@@ -230,7 +236,7 @@ def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransfo
         )
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
     table = next((name for name in (shared, own) if name in tensors), None)
-    rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
+    rows, columns = _shape_of(tensors, table, 2) if table else (None, 0)
     heads = _heads(columns, width, found)
     grid = _grid(tensors, rows, patch, known)
     scaled = "blocks.0.gamma_1" in tensors
@@ -244,7 +250,7 @@ def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransfo
         width=width,
         depth=depth,
         heads=heads,
-        hidden=shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
+        hidden=_shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
         absolute_position="pos_embed" in tensors,
         relative_position="shared" if shared in tensors else "per-block" if own in tensors
         else "none",
@@ -256,8 +262,8 @@ def backbone_config(found: Detected, *, imagenet: bool = False) -> VisionTransfo
     )  # fmt: skip
 
 
-def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that must be there. Raises CheckpointError for any other."""
+def _shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor with that many dimensions. Raises CheckpointError if there is none."""
     tensor = tensors.get(name)
     if tensor is None or tensor.ndim != dimensions or not 0 < min(tensor.shape) <= MOST:
         found = "has none" if tensor is None else f"has one of shape {tuple(tensor.shape)}"
@@ -292,11 +298,11 @@ def _heads(columns: int, width: int, found: Detected) -> int:
 
 
 def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> Grid:
-    """Patches per side: given, read off the persisted index, or a square; checked against all."""
+    """Patches per side: stated, read off the persisted index, or a square; checked against all."""
     indices = {name: value for name, value in tensors.items() if name.endswith(INDEX)}
-    count = shape_of(tensors, next(iter(indices)), 2)[0] - 1 if indices else None
+    count = _shape_of(tensors, next(iter(indices)), 2)[0] - 1 if indices else None
     if "pos_embed" in tensors:
-        count = shape_of(tensors, "pos_embed", 3)[1] - 1
+        count = _shape_of(tensors, "pos_embed", 3)[1] - 1
     if known.size is not None:
         if any(side % patch for side in known.size):
             raise CheckpointError(
@@ -340,8 +346,8 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> G
 
 
 def _oblong(count: int | None, rows: int | None, indices: Tensors) -> Grid | None:
-    """The sides of a grid by its persisted index; a strip of one patch has the same upright and
-    flat."""
+    """The sides of a grid, found by its persisted index; None if they cannot be. A strip of one
+    patch is not tried: it has the same index upright and flat."""
     if count is None or rows is None or not indices or count > MOST_PATCHES:
         return None
     index = next(iter(indices.values())).long()

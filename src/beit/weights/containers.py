@@ -1,8 +1,8 @@
 """The three containers of weight files: which one a file is, and where the values of tensors lie.
 
-A file is recognised by its first bytes, never by its name. The functions that lay out a file take
-its bytes, and raise CheckpointError, or another error of what it is read with, if they are damaged
-or hold what no such file of weights has.
+A file is recognised by its first bytes, never by its name. The `lay_out_` functions take the bytes
+of a file. They raise CheckpointError, or an error of the library that parses them, if the bytes are
+damaged or hold something that no weight file of this kind has.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ OTHERS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def recognise(data: bytes) -> Container:
-    """The container of a weight file. Raises CheckpointError that names other kinds of files."""
+    """The container of a weight file. Raises CheckpointError for any other file, saying what it
+    is."""
     head = data[:HEAD_BYTES]
     for container, begins in CONTAINERS.items():
         if re.match(begins, head, re.DOTALL):
@@ -96,7 +97,7 @@ def recognise(data: bytes) -> Container:
 
 
 class Layout(NamedTuple):
-    """What a file holds, the bytes of each storage, and what safetensors says beside it."""
+    """What a file holds, the bytes of each storage, and the metadata of a safetensors file."""
 
     root: Any
     storages: dict[str, memoryview]
@@ -104,7 +105,7 @@ class Layout(NamedTuple):
 
 
 def lay_out_safetensors(data: bytes) -> Layout:
-    """The length of the header, the header in JSON, and the tensors in a row without gaps."""
+    """Lay out safetensors: length of the header, header in JSON, then the tensors without gaps."""
     (length,) = struct.unpack_from("<Q", data)
     begin = 8 + length
     if length > HEADER_BYTES or begin > len(data):
@@ -134,7 +135,7 @@ def lay_out_safetensors(data: bytes) -> Layout:
 
 
 def lay_out_zip(data: bytes) -> Layout:
-    """What PyTorch writes since 1.6: one folder with `data.pkl` and a member for each storage."""
+    """Lay out what PyTorch writes since 1.6: a folder with `data.pkl` and a member per storage."""
     members = _members(data)
     if members.get("byteorder", b"little") != b"little":
         raise CheckpointError("was written on a big-endian machine")
@@ -148,7 +149,7 @@ def lay_out_zip(data: bytes) -> Layout:
 
 
 def _members(data: bytes) -> dict[str, memoryview]:
-    """The members of an archive by their names in its folder, whole and without overlap."""
+    """The members of an archive by their names in its folder; each is whole, and none overlap."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:
@@ -194,7 +195,7 @@ def _members(data: bytes) -> dict[str, memoryview]:
 
 
 def lay_out_legacy(data: bytes) -> Layout:
-    """What PyTorch wrote before 1.6: five pickles, then each storage behind its length."""
+    """Lay out what PyTorch wrote before 1.6: five pickles, then each storage after its length."""
     view = memoryview(data)
     magic = read_pickle(view)
     protocol = read_pickle(view, magic.end)

@@ -1,4 +1,4 @@
-"""Ours to the layouts that others load: released files, timm, transformers."""
+"""Convert our models to the layouts that others load: released files, timm, transformers."""
 
 from __future__ import annotations
 
@@ -52,16 +52,20 @@ def convert(
     overrides: Overrides = NOTHING,
     sha256: str = "",
 ) -> tuple[Path, list[str]]:
-    """Write a model in another layout; the place, and what was left out or assumed.
+    """Write a model in another layout.
 
     Args:
         source: Whatever `open_artifact` takes.
         destination: A file or folder that does not exist yet.
         to: `unilm` is a file as Microsoft released them, `timm` and `hf` (transformers) are folders
             that these libraries load strictly, `beit` is an artifact.
-        bias: Copy a shared relative bias into every block, or join equal tables.
+        bias: Copy a shared relative bias into every block, or join equal tables; None changes
+            nothing.
         overrides: What is known about a foreign file beside its weights.
-        sha256: What a file must have.
+        sha256: Hash that a file must have; see `fetch`.
+
+    Returns:
+        The destination, and notes on what was left out or assumed.
     """
     place = Path(destination)
     folder = to != "unilm"
@@ -78,10 +82,10 @@ def convert(
 
 
 def _unsaid(artifact: Artifact, place: Path) -> list[str]:
-    """What whoever opens a written file has to state, or would take for something else: found by
-    opening it, so that no list of it can be incomplete.
+    """Notes on what has to be stated where the written file is opened, and on what is lost.
 
-    Raises ConfigError for what the layout does not hold and nobody can state.
+    They are found by opening it, so that no list can be incomplete. Raises ConfigError for what the
+    layout does not hold and nobody can state.
     """
     config = artifact.backbone or getattr(artifact.model, "config", None)
     shape = Overrides(**{name: getattr(config, name, None) for name in ("size", "heads")})
@@ -114,11 +118,11 @@ def _unsaid(artifact: Artifact, place: Path) -> list[str]:
 
 
 def _answers_by(artifact: Artifact) -> dict[str, Any]:
-    """What a model answers by beside its weights."""
+    """What decides the answers of a model besides its weights."""
     model = artifact.model
     values: dict[str, Any] = dict(vars(artifact.details), trained={})
     if not artifact.details.classes:
-        del values["classes"]  # then they have numbers for names, wherever they are
+        del values["classes"]  # then they have numbers for names in every layout
     if isinstance(model, BackboneModel):
         config = model.backbone.config
         values |= {name: getattr(config, name)
@@ -145,7 +149,7 @@ def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
 
 
 def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
-    """Raise ConfigError for norms that a reader of BEiT's own epsilon would change much."""
+    """Raise ConfigError if a reader that knows only BEiT's epsilon would change the norms much."""
     require(
         backbone.norm_epsilon <= 10 * NORM_EPSILON,
         f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
@@ -177,7 +181,7 @@ def published(model: nn.Module) -> Tensors:
 
 
 def write_released(artifact: Artifact, place: Path) -> list[str]:
-    """A file as Microsoft released them; nothing is left out."""
+    """Write a file as Microsoft released them. Nothing is left out, so there are no notes."""
     model = artifact.model
     if not isinstance(model, BackboneModel | VQKDTokenizer) or isinstance(
         model, PretrainedBackbone
@@ -204,9 +208,10 @@ def write_released(artifact: Artifact, place: Path) -> list[str]:
 
 
 def write_timm(artifact: Artifact, place: Path) -> list[str]:
-    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`; what was left out.
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-    Pre-trained models go without what only pre-training needs, as timm has no such model.
+    Pre-trained models lose what only pre-training needs, as timm has no such model. Returns notes
+    on what was left out.
     """
     model, details, notes = artifact.model, artifact.details, []
     if not isinstance(model, MaskedImageModel | PretrainedBackbone | Classifier):
@@ -264,7 +269,10 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
 
 
 def write_transformers(artifact: Artifact, place: Path) -> list[str]:
-    """For `BeitFor...from_pretrained(FOLDER)` or `FlavaImageCodebook`; what was left out."""
+    """Write a folder for `BeitFor...from_pretrained` or `FlavaImageCodebook.from_pretrained`.
+
+    Returns notes on what was left out.
+    """
     model = artifact.model
     if isinstance(model, DalleTokenizer):
         return _flava(model, place)
@@ -274,7 +282,7 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
             remedy="use --to beit, or --to timm for a backbone alone",
         )
     backbone = model.backbone.config
-    # It takes the positions of other grids for those of another shape, and resizes them on every
+    # It mistakes the positions of other grids for those of another shape, and resizes them on every
     # forward pass, which no table can make up for: see `library_configs.as_read`.
     placed = backbone.absolute_position or backbone.relative_position != "none"
     require(
@@ -298,7 +306,7 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         "label2id": {name: index for index, name in enumerate(names)},
     }
     if isinstance(model, MaskedImageModel):
-        # The final norm is that of the head, so the trunk must not have one of its own.
+        # The final norm belongs to the head, so the trunk must not have one of its own.
         config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
     if isinstance(model, Classifier):
         config["use_mean_pooling"] = model.pooling == "mean"

@@ -1,9 +1,10 @@
 """What a file of weights is: its network, what it is for, and what its config adds.
 
-From `Foreign`, as it was read, to `Detected`: tensors under published names, with what is known.
+`detect` takes the file as it was read (`Foreign`), and returns its tensors under published names
+with what is known about them (`Detected`).
 
-Wrappers put their own names before those of a network: DDP `module.`, `torch.compile` `_orig_mod.`,
-Lightning the attribute (`model.`, `net.`), averages `ema_model.` or `teacher.`, and all of them at
+Wrappers put prefixes before the names of a network: DDP `module.`, `torch.compile` `_orig_mod.`,
+Lightning the attribute (`model.`, `net.`), averages `ema_model.` or `teacher.`, or all of them at
 once. No list of them is needed: every network has one patch embedding, and what stands before its
 name is the prefix of the trunk. A head lies in the trunk, or at one of the levels above it.
 """
@@ -107,26 +108,27 @@ BESIDE = re.compile(r"(norm|fc_norm|layernorm)\.|cls_pt_|(decode_head|auxiliary_
 WRAPPED = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module)\."
 )
-"""What `torch.compile`, FSDP and the recomputing of activations put before the names of a module,
-also of a single block."""
+"""What `torch.compile`, FSDP and activation checkpointing put before the names of a module, also of
+a single block."""
 LATER = re.compile(r"ema|averaged?|avg|shadow|momentum|target|k")
-"""Words for an average, which is taken after what was trained."""
+"""Words for an average; trained weights are preferred to it."""
 
 
 class Detected(NamedTuple):
-    """Weights under published names, what they are for, and what is known of them."""
+    """Weights under published names, what they are for, and what is known about them."""
 
     family: Family
     tensors: Tensors
     known: Overrides
     notes: list[str]
-    """On how they were read, and on what is assumed of them."""
+    """How they were read, and what is assumed about them."""
 
 
 def detect(foreign: Foreign, overrides: Overrides) -> Detected:
-    """What the weights are. `overrides` take precedence over what their files say.
+    """Find out what the weights are. `overrides` take precedence over what their files say.
 
-    Raises CheckpointError for other architectures, and for what BEiT has no place for.
+    Raises:
+        CheckpointError: They are of another architecture, or have something BEiT has no place for.
     """
     check_architecture(foreign.config)
     notes = foreign.notes
@@ -199,7 +201,7 @@ def _known(foreign: Foreign, family: Family) -> Overrides:
         known = read_transformers(config, family, foreign.name, foreign.notes)
         if processor is None or known.size is None:
             return known
-        # A published classifier is tested as it was published.
+        # A published classifier keeps the resizing and crop that it was published with.
         fixed = family != "segmenter" and not is_published_hub(foreign.name)
         channels = config.integer("num_channels") or 3
         return read_processor(processor, known.size, channels, fixed=fixed).over(known)
@@ -229,12 +231,12 @@ def _class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
 
 
 def _classifier(found: Detected) -> Detected:
-    """A head that does not tell classes apart is skipped: one output, or values.
+    """Leave out a head that does not tell classes apart: it has one output, or predicts values.
 
     Raises CheckpointError for a head that reads the mean of patches that were normalised.
     """
     known, tensors = found.known, found.tensors
-    if known.pooling == "cls":  # of a single token, the norms before and after pooling are one
+    if known.pooling == "cls":  # for one token, norms before and after pooling are the same
         tensors = {re.sub(r"^fc_norm\.", "norm.", name): value for name, value in tensors.items()}
     elif known.pooling == "mean" and "fc_norm.weight" not in tensors:
         raise CheckpointError(
@@ -350,7 +352,7 @@ def _head(tensors: Tensors, root: str, heads: tuple[str, ...]) -> tuple[str, str
 
 
 def _rank(root: str) -> int:
-    """What was trained comes before its average, a teacher before its student."""
+    """Trained weights come before their average, a teacher before its student."""
     words = set(re.split(r"[._]", root))
     if words & {"student", "online"}:
         return 3

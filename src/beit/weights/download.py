@@ -1,4 +1,4 @@
-"""Download a file over as many attempts as it takes; what has arrived is never fetched twice.
+"""Download a file over several attempts; what has arrived is never fetched twice.
 
 Written here because the libraries for it (pooch, torch.hub) start again after every interruption.
 """
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 1 << 16
 PARTIAL = 206
 UNSATISFIABLE = 416
-WORTH_RETRYING = (408, 416, 429)  # and all errors of the server itself
+WORTH_RETRYING = (408, 416, 429)  # and all errors from 500 on
 TIMEOUT = 30.0
 """Seconds without a byte."""
 RETRIES = 3
@@ -39,7 +39,7 @@ class _InterruptedError(Exception):
 
 
 def redacted(url: str) -> str:
-    """An address for messages, without user, password, query and fragment: they may be secret."""
+    """A URL for messages, without user, password, query and fragment, which may be secret."""
     return re.sub("//[^/]*@", "//", re.split(r"[?#]", url)[0]) if "://" in url else url
 
 
@@ -79,10 +79,12 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def download(url: str, part: Path) -> None:
-    """Bring the file `part` to its full length, continuing after the bytes it has.
+    """Complete the file `part`, continuing after the bytes that it has.
 
-    Raises CheckpointError if the server has no such file, ResourceError if the attempts run out,
-    OSError if the disk is full.
+    Raises:
+        CheckpointError: The server has no such file.
+        ResourceError: All attempts fail.
+        OSError: The disk is full.
     """
     reason = ""
     for attempt in range(RETRIES + 1):
@@ -145,7 +147,7 @@ def _attempt(url: str, part: Path) -> None:
 
 
 def _check_answer(url: str, response: HTTPResponse) -> None:
-    """Raise CheckpointError for an answer that is no file, or whose end cannot be known."""
+    """Raise CheckpointError for a response that is not a file, or whose end cannot be known."""
     if response.headers.get_content_type() == "text/html":
         raise CheckpointError(
             f"{redacted(url)} answers with a web page, not with a file",
@@ -159,7 +161,7 @@ def _check_answer(url: str, response: HTTPResponse) -> None:
 
 
 def _append(response: HTTPResponse, part: Path) -> None:
-    """Write the body behind what is there. Raises _InterruptedError if it ends too early."""
+    """Append the body to what is there. Raises _InterruptedError if it ends too early."""
     total = None if response.length is None else _size(part) + response.length
     columns = TextColumn("fetching"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     off = not sys.stderr.isatty()

@@ -1,7 +1,7 @@
-"""Weights from a path, a hub id or an address. Nothing is fetched but what the user names.
+"""Find weights at a path, a hub id or a URL. Nothing is fetched but what the user names.
 
-Hub ids go through huggingface_hub and its cache. Files from other addresses go into our own cache,
-and get their name there only once their SHA-256 is right.
+Hub ids go through huggingface_hub and its cache. Files from other URLs go into our own cache, and
+get their names there only once their SHA-256 is right.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Fetched(NamedTuple):
     path: Path
     """A file, or a folder for a whole repository."""
     reference: str
-    """Where they come from, fit to be published: a hub id, an address without its secrets, or the
-    name of a file or folder without those above it."""
+    """Where they come from, fit to be published: a hub id, a URL without its secrets, or the name
+    of a file or folder without those above it."""
     sha256: str
-    """Of a file that was fetched, or checked against a given hash; else empty."""
+    """Hash of a file that was fetched, or checked against a given hash; else empty."""
 
 
 def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
@@ -76,12 +76,13 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
         reference: A file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
             `timm/name`, short for `hf:timm/name`; `https://...`; or a released model by the name
             that `beit models` lists.
-        sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
-            the first download from an address, and holds later ones to it.
+        sha256: Hash that the file must have; a URL may carry it as `#sha256=HEX`. "record" trusts
+            the first download from a URL, and holds later ones to it.
 
     Raises:
         CheckpointError: There is no such file, or it is the wrong one.
-        ResourceError: Network or disk fail.
+        ConfigError: `sha256` is not a hash, or does not go with the reference.
+        ResourceError: The network or the disk fails.
     """
     text, sha256 = str(reference), sha256.lower()
     if sha256 not in ("", RECORD) and not SHA256.fullmatch(sha256):
@@ -189,7 +190,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def no_bars_in_logs() -> Iterator[None]:
-    """Progress bars of the hub only where somebody watches."""
+    """Show the hub's progress bars only on a terminal."""
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield
         return
@@ -218,7 +219,7 @@ def _snapshot(repository: str, revision: str | None, endpoint: str | None) -> st
 
 
 def _from_address(reference: str, sha256: str) -> Fetched:
-    """The file at an address: from the cache if it is there as it should be, else downloaded.
+    """The file at a URL: from the cache if it is there with the right hash, else downloaded.
 
     Files of one folder on the server share a folder here, and keep their names.
     """
@@ -255,9 +256,9 @@ def _key(text: str) -> str:
 
 
 def _expected(url: str, sha256: str, record: Path) -> str:
-    """What the SHA-256 must begin with: all of it, or less where the user trusts the address.
+    """What the SHA-256 must begin with: all of it, or less where the user trusts the URL.
 
-    Raises CheckpointError if nothing is known and the address is not trusted.
+    Raises CheckpointError if nothing is known and the URL is not trusted.
     """
     if sha256 not in ("", RECORD):
         return sha256
@@ -281,7 +282,8 @@ def _expected(url: str, sha256: str, record: Path) -> str:
 
 
 def _downloaded(url: str, file: Path, start: str) -> str:
-    """Download a file, which gets its name if its SHA-256 begins as it must. Returns the hash."""
+    """Download a file, and give it its name if its SHA-256 begins with `start`. Returns the
+    hash."""
     part = file.with_name(f".{file.name}.part")
     download(url, part)
     found = file_hash(part)

@@ -1,7 +1,7 @@
 """Read weights of other libraries, with the configuration that lies beside them.
 
-Weights lie in one file or in numbered shards, of a variant (`model.fp16.safetensors`) or of none,
-with an index of the shards or without.
+The weights are one file or numbered shards, of a variant (`model.fp16.safetensors`) or of none,
+with or without an index of the shards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from beit.weights.read import Contents, read_contents
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
 VARIANT = r"(\.(?P<variant>[\w-]+?))?"
 WHOLE = re.compile(rf"(model|pytorch_model){VARIANT}\.(safetensors|bin)")
 INDEX = re.compile(rf"(model\.safetensors|pytorch_model\.bin)\.index{VARIANT}\.json")
@@ -33,20 +33,20 @@ AGAIN = "get it again, or give the weight file alone"
 
 
 class Foreign(NamedTuple):
-    """Weights of another library as they were saved, and what their files say."""
+    """Weights of another library as they were saved, and what their files state."""
 
     place: Path
     name: str
-    """What it is called where it was published."""
+    """Its name where it was published."""
     tensors: Tensors
     config: Entries
-    """That of transformers or timm; empty where none lies beside the weights."""
+    """The config of transformers or timm; empty where none lies beside the weights."""
     preprocessor: Entries | None
     metadata: Mapping[str, object]
     notes: list[str]
-    """On how it was read."""
+    """How it was read."""
     sha256: str
-    """Of the bytes that were read, if they are those of one file."""
+    """Hash of the bytes that were read, if they came from one file; else empty."""
 
 
 def is_foreign(path: Path) -> bool:
@@ -57,7 +57,12 @@ def is_foreign(path: Path) -> bool:
 def read_foreign(path: Path, name: str = "") -> Foreign:
     """Read a weight file, one of several shards, or a folder of timm or transformers.
 
-    Raises CheckpointError for files that hold no weights, or of which some are missing.
+    Args:
+        path: The file or folder.
+        name: Its name where it was published, if it has one.
+
+    Raises:
+        CheckpointError: There are no weights, or some of the files are missing.
     """
     folder = path if path.is_dir() else path.parent
     config = foreign_config(folder)
@@ -89,8 +94,11 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
 
 
 def foreign_config(folder: Path) -> Entries | None:
-    """The config of a folder, if it is one of others: transformers writes `model_type`; timm
-    `architecture`, a name where we have a tree. A model of timm within transformers is timm's."""
+    """The config of a folder that timm or transformers wrote; None for any other folder.
+
+    transformers writes `model_type`; timm writes `architecture`, a name where ours is an object. A
+    model of timm that transformers has wrapped is timm's.
+    """
     file = folder / CONFIG
     if not file.is_file():
         return None
@@ -102,8 +110,8 @@ def foreign_config(folder: Path) -> Entries | None:
 
 
 def find_processor(folder: Path) -> Entries | None:
-    """What prepares the images, where transformers looks for it: in the file of all processors,
-    else in its own. A step that is null is not done."""
+    """The image processor, where transformers looks for it: in the file of all processors, else in
+    its own. A step that is null is switched off."""
     whole, own = folder / PROCESSOR, folder / PREPROCESSOR
     found = _entries(whole).table("image_processor") if whole.is_file() else None
     found = found or (_entries(own) if own.is_file() else None)
@@ -133,7 +141,7 @@ def _reading(contents: Contents) -> list[str]:
 
 
 def _find_weights(folder: Path) -> list[Path]:
-    """The files of a folder; those of no variant first, and safetensors before anything pickled."""
+    """The weight files of a folder: first those of no variant, and safetensors before pickles."""
     names = [each for name in WEIGHTS for each in (name, f"{name}.index.json")]
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     file = file or _only_variant(folder)
@@ -162,7 +170,7 @@ def _only_variant(folder: Path) -> Path:
 
 
 def _indexed(index: Path) -> list[Path]:
-    """The files that an index names, and all of their number; they have to lie beside it."""
+    """The files that an index names, and all shards of these series; they have to lie beside it."""
     placed = read_object(index, CheckpointError, AGAIN).get("weight_map")
     names = set(map(str, placed.values())) if isinstance(placed, dict) else set()
     if not names or not all(map(BESIDE.fullmatch, names)):

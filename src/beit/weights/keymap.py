@@ -1,9 +1,10 @@
 """The names of weights: ours, the published ones, and those of transformers, OpenMMLab and OpenAI.
 
-Released files and timm name the trunk as we do (ours below `backbone.`); what differs is the head,
-and where a block keeps its relative table. transformers names everything its own way and keeps
+Released files and timm name the trunk as we do (ours under `backbone.`); what differs is the head,
+and where a block keeps its relative table. transformers names everything in its own way and keeps
 queries, keys and values apart; its version 5 has new names for the same modules. OpenMMLab differs
-in a few beginnings. Everything goes through the published names; the tables are in `names.toml`.
+in a few prefixes. Every conversion goes through the published names; the tables are in
+`names.toml`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ OF_HEADS = re.compile(
 
 
 def from_published(tensors: Tensors, pairs: Pairs) -> Tensors:
-    """Our names for published ones. The index of the relative bias is not stored by us."""
+    """Rename published names to ours; the index of the relative bias, which we do not store, is
+    dropped."""
     return {
         _begin(name, _reversed(pairs)).replace(f"attn.{TABLE}", f"attn.rel_pos_bias.{TABLE}"): value
         for name, value in tensors.items()
@@ -56,7 +58,7 @@ def from_published(tensors: Tensors, pairs: Pairs) -> Tensors:
 
 
 def to_published(tensors: Tensors, pairs: Pairs) -> Tensors:
-    """Published names for ours."""
+    """Rename our names to the published ones."""
     return {
         _begin(name.replace(f"attn.rel_pos_bias.{TABLE}", f"attn.{TABLE}"), pairs): value
         for name, value in tensors.items()
@@ -64,7 +66,7 @@ def to_published(tensors: Tensors, pairs: Pairs) -> Tensors:
 
 
 def below(tensors: Tensors, prefix: str) -> Tensors:
-    """The tensors whose names begin with a prefix, without it."""
+    """The tensors whose names begin with `prefix`, under the names without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -98,7 +100,7 @@ def _within(name: str, pairs: Pairs) -> str:
 
 
 def to_transformers(tensors: Tensors, family: Family) -> Tensors:
-    """The names of transformers for published ones; versions 4 and 5 read them."""
+    """Rename published names to those of transformers, which its versions 4 and 5 both read."""
     front = "backbone." if family == "segmenter" else ""
     trunk = tuple((f"beit.{theirs}", front + ours) for theirs, ours in TRUNK)
     pairs = _reversed(_pairs("transformers", family) + trunk)
@@ -115,7 +117,7 @@ def to_transformers(tensors: Tensors, family: Family) -> Tensors:
 
 
 def to_flava(tensors: Tensors) -> Tensors:
-    """The names of transformers' FLAVA codebook for those of our DALL-E encoder."""
+    """Rename the tensors of our DALL-E encoder to those of transformers' FLAVA codebook."""
     return {
         _within(name.removeprefix("encoder."), _reversed(FLAVA)): value
         for name, value in tensors.items()
@@ -124,15 +126,18 @@ def to_flava(tensors: Tensors) -> Tensors:
 
 
 def from_dalle(tensors: Tensors, part: Literal["encoder", "decoder"]) -> Tensors:
-    """Our names for those in OpenAI's files (`.w`, `.b`), or in transformers' FLAVA codebook."""
+    """Rename the tensors of OpenAI's files (`.w`, `.b`), or of transformers' FLAVA codebook, to
+    ours."""
     renamed = _renamed(tensors, _pairs("dalle", "rules"))
     return {f"{part}.{_within(name, FLAVA)}": value for name, value in renamed.items()}
 
 
 def from_transformers(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
-    """Published names for those of transformers: of a trunk, and of what lies beside it.
+    """Rename tensors of transformers, of a trunk and of what lies beside it, to the published
+    names.
 
-    Raises CheckpointError for a block without its queries, keys or values.
+    Raises:
+        CheckpointError: A block lacks its queries, keys or values.
     """
     trunk = {
         _within(_begin(name, TRUNK), BLOCK): value
@@ -144,7 +149,8 @@ def from_transformers(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]
 
 
 def from_openmmlab(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
-    """Published names for those of OpenMMLab: of a trunk, and of what lies beside it."""
+    """Rename tensors of OpenMMLab, of a trunk and of what lies beside it, to the published
+    names."""
     return (
         _renamed(trunk, _pairs("openmmlab", "trunk", "block")),
         _renamed(heads, _pairs("openmmlab", "heads", "block")),
@@ -162,7 +168,7 @@ def _renamed(tensors: Tensors, rules: Pairs) -> Tensors:
 
 
 def _joined(tensors: Tensors) -> Tensors:
-    """Queries, keys and values as one matrix."""
+    """The tensors, with the queries, keys and values of each block joined into one matrix."""
     whole: Tensors = {}
     parts: dict[str, Tensors] = {}
     for name, value in tensors.items():
@@ -186,26 +192,27 @@ def _joined(tensors: Tensors) -> Tensors:
 
 
 class Located(NamedTuple):
-    """A network in a file."""
+    """A network that was found in a file."""
 
     naming: Naming
     trunk: Tensors
-    """What lies below the prefix of the trunk, without it; also its heads, if they lie there."""
+    """The tensors under the prefix of the trunk, without it; including heads that lie there."""
     heads: Tensors
-    """What lies above the trunk and belongs to its head, under names without prefix."""
+    """The tensors above the trunk that belong to its head, under names without a prefix."""
     head: str
-    """What the head is called; empty without one."""
+    """Name of the head; empty without one."""
     guessed: bool
-    """Whether the head is somebody's own, so that nothing says what it reads."""
+    """Whether the head is a custom one, so that nothing states what it reads."""
     notes: list[str]
-    """On how the file is read; each later step adds its own."""
+    """How the file was read; each later step adds its own."""
 
 
 def to_published_names(located: Located) -> tuple[Family, Tensors]:
     """What a network of any library is for, and its tensors under the published names.
 
-    Raises CheckpointError for weights of ours, whose config says what their names do not, and for
-    a norm after a norm.
+    Raises:
+        CheckpointError: The weights are our own, without the config that they need, or the trunk
+            ends with a norm and the head begins with another.
     """
     trunk, heads = located.trunk, located.heads
     if located.naming == "vqkd":
@@ -232,7 +239,7 @@ def to_published_names(located: Located) -> tuple[Family, Tensors]:
 
 
 def _segmenter(trunk: Tensors, heads: Tensors, notes: list[str]) -> Tensors:
-    """The trunk and neck go below `backbone.`; a last norm is not read by the head."""
+    """Put the trunk and neck under `backbone.`; drop a final norm, which the head does not read."""
     unread = [name for name in trunk if name.startswith(("norm.", "fc_norm."))]
     if unread:
         notes.append(f"left out: {', '.join(unread)}, which the head does not read")
@@ -241,7 +248,7 @@ def _segmenter(trunk: Tensors, heads: Tensors, notes: list[str]) -> Tensors:
 
 
 def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> tuple[Family, Tensors]:
-    """With a linear head and the norm before it; else it is a backbone alone."""
+    """A classifier, if it has a linear head with the norm before it; else the backbone alone."""
     whole, head = trunk | heads, located.head
     if not head or trunk.keys() & heads.keys() or not whole.keys() & {*NORMS}:
         kept = without_head(whole)
@@ -272,7 +279,7 @@ def _check_ours(trunk: Tensors, heads: Tensors) -> None:
 
 
 def without_config() -> CheckpointError:
-    """For weights of ours alone."""
+    """The error for weights of ours without their config."""
     return CheckpointError(
         "the file holds weights of ours without their config.json",
         remedy="give the folder with both",
@@ -280,7 +287,7 @@ def without_config() -> CheckpointError:
 
 
 def summed_bias(tensors: Tensors, notes: list[str]) -> Tensors:
-    """A relative bias of each block and one for all are added up, as every library does."""
+    """Add a relative bias that all blocks share to that of each block, as every library does."""
     shared = [name for name in tensors
               if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
     own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]

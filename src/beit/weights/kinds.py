@@ -1,5 +1,5 @@
-"""The kinds of model that an artifact holds, each in one value: described as JSON, built from that,
-exported, and presented on its card."""
+"""The kinds of model that an artifact can hold. Each is one value, which knows how to describe a
+model as JSON and build it from that, what can be exported, and what its model card says."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class ModelKind:
     """One kind of model."""
 
     name: str
-    """As the config of an artifact has it."""
+    """Its name in the config of an artifact."""
     model: type[nn.Module]
     architecture: type[Architecture]
     describe: Callable[[Any], dict[str, object]]
-    """A model to the values of its architecture, as JSON."""
+    """Turns a model into the values of its architecture, as JSON."""
     build: Callable[[Any], nn.Module]
-    """An architecture to a model with fresh weights."""
+    """Turns an architecture into a model with fresh weights."""
     answers: tuple[Answer, ...] = ("features",)
-    """What a graph of the model can give; the first, if nothing else is requested."""
+    """What a graph of the model can output; the first is the default."""
     summary: str = "A Vision Transformer."
-    """What it is, on its card."""
+    """What its model card says it is."""
     use: str = 'answer = model.model(model.batch(["image.jpg"]))'
-    """Python that uses it, where `model` is loaded."""
+    """Python code that uses it, where `model` is loaded."""
     pipeline: str = "image-feature-extraction"
     """The task that the hub lists it under."""
 
@@ -119,7 +119,7 @@ KINDS = {kind.name: kind for kind in (TOKENIZER, MASKED, BACKBONE, CLASSIFIER, S
 
 
 def add_kind(kind: ModelKind) -> None:
-    """Make a kind known. Raises ConfigError if another one has its name or its architecture."""
+    """Register a kind. Raises ConfigError if another one has its name or its architecture."""
     for known in KINDS.values():
         same = known.name == kind.name or known.architecture is kind.architecture
         if same and known is not kind:
@@ -132,7 +132,7 @@ def add_kind(kind: ModelKind) -> None:
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Kind and architecture of a model. Raises ConfigError for one of no known kind."""
-    # The last one first: a kind of one's own may be a class derived from one of these.
+    # Newest first: the model of a user's own kind may be derived from one of these.
     for kind in reversed(KINDS.values()):
         if isinstance(model, kind.model):
             return {"kind": kind.name, **kind.describe(model)}
@@ -143,7 +143,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def architecture_of(values: object) -> Architecture:
-    """What `describe` described. Raises CheckpointError, or ConfigError for a wrong value."""
+    """What `describe` described. Raises CheckpointError for an unknown kind, ConfigError for a
+    wrong value."""
     name = values.get("kind") if isinstance(values, dict) else None
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None or not isinstance(values, dict):

@@ -1,7 +1,8 @@
-"""What the configs of timm and transformers say of a model that its weights do not.
+"""What the configs of timm and transformers state about a model that its weights do not show.
 
-`config.json` of timm; of transformers that of `BeitConfig` and `Data2VecVisionConfig`, which is the
-same network, and `preprocessor_config.json`: how an image comes to the model.
+These are the `config.json` of timm; and of transformers the `config.json` of `BeitConfig` and
+`Data2VecVisionConfig`, which describe the same network, and `preprocessor_config.json`, which says
+how images are prepared for the model.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ POOLED: dict[str, Pooling] = {"avg": "mean", "token": "cls"}
 
 
 def read_timm(config: Entries) -> Overrides:
-    """The `config.json` of timm. Raises CheckpointError for a preparation that is not done here,
-    and for a head that reads each patch.
+    """Read the `config.json` of timm.
 
-    A square `input_size` is not taken: timm left it as it was published where a model had been made
-    for other images, and weights of a square show their size.
+    A square `input_size` is ignored: timm kept the published value where it adapted a model to
+    images of another size, and the weights of a square model show their size.
+
+    Raises:
+        CheckpointError: Images are prepared in a way that is not supported here, or the head reads
+            each patch.
     """
     published = config.table("pretrained_cfg") or config
     built = config.table("model_args") or Entries(config.file, {})
@@ -67,14 +71,15 @@ def read_timm(config: Entries) -> Overrides:
 
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
-OFFSET = 2  # its out_indices count from the embedding, and from 1
+OFFSET = 2  # its out_indices count from 1, and the first is the patch embedding
 DEFAULT_EPSILON, DEFAULT_HEADS = 1e-12, 12
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 PROBLEMS = ("", "single_label_classification", "multi_label_classification", "regression")
 
 
 def check_architecture(config: Entries) -> None:
-    """Raise CheckpointError for a config of another architecture, which weights may not show."""
+    """Raise CheckpointError for a config of another architecture, which the weights may not
+    reveal."""
     if "model_type" not in config.content:
         if config.content and not config.text("architecture").startswith("beit"):
             name = config.text("architecture")
@@ -92,10 +97,17 @@ def check_architecture(config: Entries) -> None:
 
 
 def read_transformers(config: Entries, family: Family, name: str, notes: list[str]) -> Overrides:
-    """The `config.json` of transformers, and notes on it.
+    """Read the `config.json` of transformers.
 
-    `name` is the hub id; files that Microsoft converted state the defaults of transformers where
-    they were trained with others. Raises CheckpointError for what BEiT has no place for.
+    Args:
+        config: The parsed file.
+        family: What the weights are for, which decides which entries are read.
+        name: Hub id. Files that Microsoft converted state the defaults of transformers where they
+            were trained with other values, so there such entries are ignored.
+        notes: Extended with what was read differently from how it is stated.
+
+    Raises:
+        CheckpointError: The config states something that BEiT has no place for.
     """
     published = is_published_hub(name)
     names = config.names("id2label") if family != "masked" else None
@@ -116,7 +128,7 @@ def read_transformers(config: Entries, family: Family, name: str, notes: list[st
 
 
 def _answers(config: Entries, names: tuple[str, ...] | None) -> Overrides:
-    """What a head answers: classes of these names, one or several at a time, or values."""
+    """What a head predicts: classes with these names, one or several per image, or values."""
     problem = config.text("problem_type")
     if problem not in PROBLEMS:
         config.refuse(f"has problem_type '{problem}'", f"it is one of {', '.join(PROBLEMS[1:])}")
@@ -139,10 +151,10 @@ def _size(config: Entries) -> tuple[int, int]:
 
 
 def _blocks_read(config: Entries, notes: list[str]) -> tuple[int, ...]:
-    """The blocks that a segmenter reads in truth, not those it names.
+    """The blocks that a segmenter really reads, which are not those it names.
 
-    Its `out_indices` are those that unilm counts from 0, but it reads two blocks earlier. The files
-    that Microsoft converted were trained with the blocks named.
+    Its `out_indices` are those that unilm counts from 0, but transformers reads two blocks earlier.
+    The files that Microsoft converted were trained with the blocks they name.
     """
     indices = config.integers("out_indices") or config.integers("segmentation_indices")
     indices = indices or (3, 5, 7, 11)
@@ -162,18 +174,23 @@ def _blocks_read(config: Entries, notes: list[str]) -> tuple[int, ...]:
 
 
 def as_read(tensors: Tensors, size: tuple[int, int] | None, notes: list[str]) -> Tensors:
-    """Published weights with position tables of h x w patches as transformers reads them.
+    """The weights, with position tables of h x w patches resized as transformers does on reading.
 
-    Version 5 takes a table for h x w patches as one for w x h, and absolute positions as a square,
-    and resizes them to h x w, also where nothing is to be resized. Models trained so have learned
-    around it, which the resized tables express. Squares are as they are; so are files that keep the
-    index of older versions, which did not resize.
+    Version 5 takes a table for h x w patches as one for w x h, and absolute positions as those of a
+    square grid, and resizes both to h x w, even where nothing needs resizing. Models trained this
+    way have adapted to it, so only the resized tables reproduce them. Square grids stay as they
+    are; so do files with the index that older versions stored, since those did not resize.
+
+    Args:
+        tensors: Weights under published names.
+        size: Height and width of the images in pixels; if None, nothing is resized.
+        notes: Extended if a table was resized.
     """
     names = ("patch_embed.proj.weight", "backbone.patch_embed.proj.weight")
     patch = next((int(tensors[name].shape[-1]) for name in names
                   if name in tensors and tensors[name].ndim == 4), 1)  # fmt: skip
     if size is None or size[0] == size[1] or patch == 0 or any(side % patch for side in size):
-        return tensors  # what the patch does not divide is refused when the model is built
+        return tensors  # sides that the patch does not divide are refused when the model is built
     if any(name.endswith(INDEX) for name in tensors):
         return tensors
     grid = size[0] // patch, size[1] // patch
@@ -202,8 +219,8 @@ def _table_as_read(table: Tensor, grid: Grid) -> Tensor:
 
 # -- transformers: the image processor -------------------------------------------------------------
 #
-# Resize, centre crop, scale, mean and standard deviation, in our terms. What our preparation cannot
-# express is refused, as the answers would be others.
+# Resize, centre crop, scale, mean and standard deviation, in our terms. What our preprocessing
+# cannot express is refused, because the model would answer differently.
 
 PILLOW: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 SILENT = {
@@ -214,10 +231,10 @@ SILENT = {
     "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "num_channels",
     "transformers_version", "do_thumbnail",
 }  # fmt: skip
-"""Entries that are read here, or change nothing."""
-SHORT_EDGE = ("CLIP", "Bit")  # processors for which one number is the shorter side
-HALVES = ("Beit", "ViT")  # processors whose own mean and deviation are 0.5
-BILINEAR = ("ViT", "Segformer", "LayoutLMv")  # the rest resizes bicubically by default
+"""Entries that are read here, or that change nothing."""
+SHORT_EDGE = ("CLIP", "Bit")  # processors for which a single number is the shorter side
+HALVES = ("Beit", "ViT")  # processors whose default mean and standard deviation are 0.5
+BILINEAR = ("ViT", "Segformer", "LayoutLMv")  # the others resize bicubically by default
 PREPARE = ("Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "DeiT", "LayoutLMv2", "LayoutLMv3",
            "Segformer", "Siglip", "ViT")  # fmt: skip
 """Processors that do what their entries say, and no more; the code of others may do anything."""
@@ -229,10 +246,18 @@ TRAINED = "train, and save the processor, with a size the model has"
 def read_processor(
     entries: Entries, size: tuple[int, int], channels: int, *, fixed: bool
 ) -> Overrides:
-    """Mean and standard deviation for pixels in [0, 1], and how an image is resized and cropped.
+    """Read mean and standard deviation for pixels in [0, 1], and how images are resized and
+    cropped.
 
-    `size` is the model's. `fixed` says that images come to it at that size; a segmenter slides over
-    larger ones. Raises CheckpointError for a processor that does anything else.
+    Args:
+        entries: The config of the image processor.
+        size: Height and width in pixels that the model reads.
+        channels: Number of image channels.
+        fixed: Whether images reach the model at that size. A segmenter slides over larger ones, so
+            only mean and standard deviation are read.
+
+    Raises:
+        CheckpointError: The processor does something that our preprocessing cannot express.
     """
     odd = [name for name in entries.content
            if name not in SILENT and entries.content[name] not in (None, False)]  # fmt: skip
@@ -251,7 +276,7 @@ def read_processor(
 
 
 def _kind(entries: Entries) -> str:
-    """The name of the processor's class; that of BEiT where none is named."""
+    """The name of the processor's class; BEiT's where none is named."""
     return (
         entries.text("image_processor_type")
         or entries.text("feature_extractor_type")
@@ -260,7 +285,8 @@ def _kind(entries: Entries) -> str:
 
 
 def read_statistics(entries: Entries, channels: int) -> Overrides:
-    """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
+    """Convert its (p * factor - mean) / std to our (p / 255 - mean) / std, even if it skips a
+    step."""
     rescales, normalises = entries.flag("do_rescale", True), entries.flag("do_normalize", True)
     factor = entries.number("rescale_factor") if rescales else 1.0
     unit = 255 * (1 / 255 if factor is None else factor)
@@ -279,13 +305,13 @@ def read_statistics(entries: Entries, channels: int) -> Overrides:
             f"has image_mean {list(mean)} and image_std {list(std)} for {channels} channels",
             "give one value for each channel, and deviations above 0",
         )
-    # A factor that is written as 0.00392156862745098 is meant to be 1 / 255.
+    # A factor written as 0.00392156862745098 means 1 / 255.
     unit = 1.0 if abs(unit - 1) < 1e-6 else unit
     return Overrides(mean=tuple(m / unit for m in mean), std=tuple(s / unit for s in std))
 
 
 def _view(entries: Entries, size: tuple[int, int]) -> Overrides:
-    """How an image of any size comes to that of the model."""
+    """How an image of any size is brought to that of the model."""
     crops = entries.flag("do_center_crop", _kind(entries).startswith(SHORT_EDGE))
     if not entries.flag("do_resize", True):
         if crops:
@@ -321,7 +347,8 @@ def _view(entries: Entries, size: tuple[int, int]) -> Overrides:
 def _resized(
     entries: Entries, size: tuple[int, int], crops: bool
 ) -> tuple[Resize, tuple[int, int]]:
-    """How it resizes, and to which height and width; of a shorter side, both are that long."""
+    """How images are resized, and to which height and width; a shorter side alone is returned as
+    both."""
     value = entries.content.get("size")
     if isinstance(value, dict):
         given = {name for name in value if value[name] is not None}

@@ -1,7 +1,7 @@
-"""The entrance for weights: an artifact of ours, or any released file of the BEiT family.
+"""Open weights: an artifact of ours, or any released file of the BEiT family.
 
-The road of a foreign file: fetch, read (`foreign`), detect, build; each step returns what the next
-one takes, and its assumptions are notes of the artifact.
+A foreign file goes through four steps: fetch, read (`foreign`), detect, build. Each returns what
+the next one takes, and its assumptions become notes of the artifact.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ PRESETS = {
 def open_artifact(
     reference: str | Path, *, overrides: Overrides = NOTHING, sha256: str = ""
 ) -> Artifact:
-    """A model ready for use, wherever it comes from.
+    """Open a model, wherever it comes from, ready for use.
 
     Args:
         reference: The folder of a run or an artifact, a released weight file, a folder of timm or
             transformers, `hf:org/name`, `timm/name`, or a URL.
         overrides: What is known about a foreign file beside its weights; it takes precedence over
             what the file says.
-        sha256: What a file must have; see `fetch`.
+        sha256: Hash that a file must have; see `fetch`.
 
     Raises:
         CheckpointError: There is no such model, or it is damaged, or not of the BEiT family.
-        ConfigError: Overrides for an artifact of ours, which needs none.
+        ConfigError: There are overrides for an artifact of ours, which needs none.
     """
     fetched = _with_its_config(fetch(reference, sha256=sha256))
     if is_foreign(fetched.path):
@@ -97,10 +97,17 @@ def _with_its_config(fetched: Fetched) -> Fetched:
 def open_tokenizer(
     reference: str | Path, *, may_import: bool = True, artifact: Artifact | None = None
 ) -> VisualTokenizer:
-    """The tokenizer of an artifact or a released file, or what `module:function` returns; frozen.
+    """Open a visual tokenizer, frozen.
 
-    `may_import` is for names that a user typed, not for those that a file holds. `artifact` is what
-    is at the reference, if it was opened already.
+    Args:
+        reference: An artifact, a released file, or `module:function`, which returns a tokenizer.
+        may_import: Whether the module of a function may be imported: true for names that a user
+            typed, false for those that a file holds.
+        artifact: What is at the reference, if it was opened already.
+
+    Raises:
+        CheckpointError: The reference holds no tokenizer.
+        ConfigError: The function returns no tokenizer.
     """
     name = str(reference)
     if names_outside(name):
@@ -122,10 +129,12 @@ def open_tokenizer(
 
 
 def open_teacher(reference: str) -> Teacher:
-    """`clip` or `dino` as published, `timm:NAME`, `hf:ORG/NAME`, a folder of timm or transformers,
-    or any model of ours or of the BEiT family.
+    """Open a teacher: `clip` or `dino` as published, `timm:NAME`, `hf:ORG/NAME`, a folder of timm
+    or transformers, or any model of ours or of the BEiT family.
 
-    Raises CheckpointError if there is none, ResourceError if it cannot be fetched.
+    Raises:
+        CheckpointError: There is no such model.
+        ResourceError: It cannot be fetched.
     """
     if reference in PRESETS:
         return _from_timm(PRESETS[reference], reference)
@@ -147,14 +156,23 @@ def open_teacher(reference: str) -> Teacher:
 
 
 def value_range_of(reference: str | Path) -> tuple[float, float] | None:
-    """The range of values that the model of an artifact has seen images in, if it states one."""
+    """The range of values of the images that a model was trained on, if its artifact states one."""
     if not reference or names_outside(str(reference)):
         return None
     return open_artifact(reference).details.value_range
 
 
 def import_foreign(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
-    """The model of another library's file or folder, with the notes on how it was read."""
+    """The model of another library's file or folder, with the notes on how it was read.
+
+    Args:
+        fetched: Where it lies, and the hash it had when it was fetched.
+        reference: What the user gave, by which a published model is recognised.
+        overrides: What is known about the model beside its weights.
+
+    Raises:
+        CheckpointError: The weights are not of the BEiT family, or were replaced meanwhile.
+    """
     foreign = read_foreign(fetched.path, reference)
     if fetched.sha256 and foreign.sha256 not in ("", fetched.sha256):
         raise CheckpointError(
@@ -196,12 +214,12 @@ def import_foreign(fetched: Fetched, reference: str, overrides: Overrides) -> Ar
 
 @functools.cache
 def _say_once(place: Path, note: str) -> None:
-    """A run opens the same file for its architecture, for its weights and for its images."""
+    """Log a note once: a run opens one file for its architecture, its weights and its images."""
     logger.info("%s: %s", printable(place.name), note)
 
 
 def _classes(model: nn.Module, found: Detected, place: Path) -> tuple[str, ...]:
-    """Class names: stated, or those of ImageNet or ADE20K where the number of outputs is its."""
+    """Class names: stated, or those of ImageNet or ADE20K where the number of outputs matches."""
     if not isinstance(model, Classifier | Segmenter):
         return ()
     count = model.classes if isinstance(model, Segmenter) else model.head.out_features

@@ -63,7 +63,7 @@ class Overrides(Config):
         )
 
     def over(self, other: Overrides) -> Overrides:
-        """These values, and those of `other` where there are none."""
+        """These values, completed by those of `other`."""
         return replace(
             other, **{key: value for key, value in vars(self).items() if value is not None}
         )
@@ -71,10 +71,10 @@ class Overrides(Config):
 
 @dataclass(frozen=True)
 class Entries:
-    """A JSON object of another library, each entry of the type that it has to be.
+    """A JSON object of another library, read with the type that each entry must have.
 
-    What is absent or null is None, or the default. Raises CheckpointError for values of another
-    type or beyond any plausible size.
+    An entry that is absent or null gives None, or the default. Raises CheckpointError for values of
+    another type or beyond any plausible size.
     """
 
     file: Path

@@ -19,9 +19,9 @@ class Published:
     name: str
     """File name as published."""
     short: str = ""
-    """What it can be called here, where it can still be fetched."""
+    """Short name for it here, if it can still be fetched."""
     tuned: str = ""
-    """The file that its authors fine-tuned it to."""
+    """The file that its authors fine-tuned from it."""
     family: Literal["beit v1", "beit v2", "vqkd", "dall-e", "ade20k"]
     kind: Literal["pre-trained", "intermediate", "fine-tuned", "tokenizer", "segmenter"]
     backbone: str = ""
@@ -35,11 +35,11 @@ class Published:
     hash_source: str = ""
     """GitHub repository of those who measured the hash."""
     expected: float | None = None
-    """Per cent: top-1 accuracy on ImageNet-1k, or mIoU on ADE20K at a single scale."""
+    """Expected per cent: top-1 accuracy on ImageNet-1k, or mIoU on ADE20K at a single scale."""
     source: str = ""
     """Page of microsoft/unilm that states `expected`."""
     licence: str = "MIT"
-    """Of the repository that published it."""
+    """Licence of the repository that published it."""
     hub: str = ""
     """The same weights on the Hugging Face hub."""
     timm: str = ""
@@ -57,14 +57,15 @@ class Published:
 
     @property
     def hash_start(self) -> str:
-        """What its SHA-256 begins with: all of it, eight digits in its name, or nothing."""
+        """What its SHA-256 begins with: all of it, the eight digits in its name, or nothing."""
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.name)
         return self.sha256 or (named[1] if named else "")
 
     @property
     def download(self) -> tuple[str, str]:
         """Where it is fetched from, and what its SHA-256 must be: the publisher's file where its
-        hash is known, else a copy that the hub vouches for, else the file as it first came."""
+        hash is known, else a copy that the hub vouches for, else the file as it was first
+        downloaded."""
         if self.url and self.sha256:
             return self.url, self.sha256
         if self.hub or self.timm:
@@ -73,7 +74,7 @@ class Published:
 
 
 def _read_table() -> Iterator[Published]:
-    """Every file, with what holds for its whole family."""
+    """Every file, with the values that its whole family shares."""
     table = Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
     for family, common in tomllib.loads(table).items():
         for file in common.pop("file"):
@@ -82,14 +83,14 @@ def _read_table() -> Iterator[Published]:
 
 PUBLISHED: tuple[Published, ...] = tuple(_read_table())
 NAMES: dict[str, Published] = {file.short: file for file in PUBLISHED if file.short}
-"""By what they can be called here."""
+"""The files that have a short name, by that name."""
 
 
 def recognise_name(name: str, sha256: str = "") -> Published | None:
     """The published file with this hash, else the one with this name.
 
-    Folders in front of the name and a query or fragment behind it are ignored. A hash that
-    contradicts the file of that name rules it out.
+    Folders before the name and a query or fragment after it are ignored. A hash that contradicts
+    the file of that name rules it out.
     """
     sha256 = sha256.lower()
     plain = re.split(r"[?#]", name)[0].rsplit("/", 1)[-1]
@@ -103,6 +104,6 @@ def recognise_name(name: str, sha256: str = "") -> Published | None:
 
 
 def is_published_hub(reference: str) -> bool:
-    """Whether a hub id (`hf:org/name`) is one that the authors' weights were put under."""
+    """Whether a hub id (`hf:org/name`) is one where the authors' weights were uploaded."""
     plain = reference.removeprefix("hf:").split("@")[0]
     return any(plain == file.hub for file in PUBLISHED if file.hub)

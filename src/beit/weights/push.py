@@ -1,5 +1,5 @@
-"""An artifact to the Hugging Face hub, as one commit, after saying what goes there; and its model
-card, which states for people what the artifact is."""
+"""Upload an artifact to the Hugging Face hub, as one commit, after listing what goes there; and
+write its model card, which tells people what the artifact is."""
 
 from __future__ import annotations
 
@@ -67,13 +67,23 @@ def push_to_hub(
     message: str = "",
     dry_run: str | Path = "",
 ) -> Pushed:
-    """Upload a run's model, or an artifact, with a model card, to `owner/name` on the hub.
+    """Upload a run's model, or an artifact, with a model card, to the hub.
 
-    The repository is made, private unless `public`; one that exists is refused, or with `update`
-    gets one more commit (and stays as public as it is). `license` is an identifier of the hub's
-    list, e.g. apache-2.0. `dry_run` names a folder to write all of it to instead: nothing is sent.
-    Uploaded are the weights, `config.json` and `README.md`, nothing else. Raises CheckpointError
-    for a damaged artifact, ConfigError for what the hub refuses, ResourceError if it fails.
+    Uploaded are the weights, `config.json` and `README.md`, nothing else.
+
+    Args:
+        artifact: The folder of a run or an artifact.
+        repository: `owner/name` on the hub. It is created, and must not exist, unless `update`.
+        public: Make a new repository public instead of private.
+        license: An identifier of the hub's list, e.g. apache-2.0.
+        update: Add one more commit to an existing repository, which stays as public as it is.
+        message: Message of the commit.
+        dry_run: A folder to write everything to instead; nothing is sent.
+
+    Raises:
+        CheckpointError: The artifact is damaged.
+        ConfigError: The hub refuses the upload.
+        ResourceError: The upload fails.
     """
     name = repository_name(repository)
     if license and not LICENSE.fullmatch(license):
@@ -98,7 +108,7 @@ def push_to_hub(
 
 
 def repository_name(text: str) -> str:
-    """`owner/name` of what the user wrote. Raises ConfigError for anything else."""
+    """`owner/name` from what the user wrote. Raises ConfigError for anything else."""
     parts = HUB_ID.fullmatch(text if text.startswith("hf:") else f"hf:{text}")
     if parts is None or parts[2] or parts[3]:
         raise ConfigError(
@@ -109,7 +119,7 @@ def repository_name(text: str) -> str:
 
 
 def _write(contents: dict[str, bytes], place: Path) -> None:
-    """What would be uploaded, as a folder that `beit.load` takes too."""
+    """Write what would be uploaded to a folder, which `beit.load` takes too."""
     with claim_output(place, folder=True, remedy="choose another folder") as folder:
         folder.mkdir()
         for name, content in contents.items():
@@ -117,7 +127,7 @@ def _write(contents: dict[str, bytes], place: Path) -> None:
 
 
 def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, message: str) -> str:
-    """Make the repository, unless it is to exist, and commit. Returns the commit."""
+    """Create the repository, unless it has to exist, and commit. Returns the commit."""
     if get_token() is None:
         raise ConfigError("this machine has no token for the hub", remedy=LOG_IN)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
@@ -133,7 +143,7 @@ def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, m
 
 @contextmanager
 def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
-    """Errors of the hub as typed errors with a remedy."""
+    """Turn errors of the hub into ours, with a remedy."""
     try:
         yield
     except BeitError:
@@ -153,14 +163,14 @@ def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{what}: {reason}", remedy=f"change that; then {remedy}") from error
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
-        cause = error.__cause__ or error  # for a file it says no more than that it failed
+        cause = error.__cause__ or error  # about a file it says only that it failed
         if isinstance(cause, HfHubHTTPError):
             raise _refused(name, what, remedy, cause) from error
         raise ResourceError(f"{what}: {first_line(cause)}", remedy=remedy) from error
 
 
 def _refused(name: str, what: str, remedy: str, error: HfHubHTTPError) -> BeitError:
-    """The error for an answer with a status that is one."""
+    """The error for an HTTP error status."""
     status = error.response.status_code
     reason = error.server_message or first_line(error)
     if status == HTTPStatus.UNAUTHORIZED:
@@ -184,10 +194,13 @@ def _refused(name: str, what: str, remedy: str, error: HfHubHTTPError) -> BeitEr
 
 
 def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> str:  # noqa: A002
-    """The text of README.md for `repository` (owner/name): kind and architecture, what it was
-    trained on and how, metrics, classes, hashes, how to load it.
+    """The text of README.md: kind and architecture, what the model was trained on and how, metrics,
+    classes, hashes, how to load it.
 
-    `license` is an identifier of the hub's list, e.g. apache-2.0.
+    Args:
+        files: The files of the artifact.
+        repository: `owner/name`, from which the card says to load it.
+        license: An identifier of the hub's list, e.g. apache-2.0; empty: none stated.
     """
     config = json.loads(files.config)
     kind = KINDS[config["architecture"]["kind"]]
@@ -281,7 +294,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _text(value: object) -> str:
-    """A value in one cell of a table: on one line, and without meaning to Markdown or HTML."""
+    """A value in one cell of a table: on one line, and escaped for Markdown and HTML."""
     text = value if isinstance(value, str) else json.dumps(value)
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")

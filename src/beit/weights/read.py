@@ -26,8 +26,8 @@ WRAPPERS = (
     "params", "teacher", "student", "model_ema", "state_dict_ema", "model_ema_state_dict",
     "ema_state_dict", "ema_model", "ema", "params_ema",
 )  # fmt: skip
-"""Entries that hold weights, in the order in which they are taken: as they were trained before
-their average, and a teacher before the student that it grades."""
+"""Entries that hold weights, in order of preference: trained weights before their average, and a
+teacher before the student that it teaches."""
 OF_TRAINING = re.compile(r"optim|sched|scaler|loss|criterion|rng|random|queue", re.IGNORECASE)
 WRAPPER_DEPTH = 4
 NAME = re.compile(r"[\w-]+(\.[\w-]+){0,31}", re.ASCII)
@@ -39,31 +39,33 @@ AGAIN = "download or copy it again, and compare its size and SHA-256 with those 
 DAMAGE = (
     ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
-"""What Python and PyTorch raise over bytes that are not what they should be."""
+"""What Python and PyTorch raise for bytes that are not what they should be."""
 
 
 class Contents(NamedTuple):
     """The weights of a file, and what lies beside them."""
 
     tensors: dict[str, Tensor]
-    """By dotted names; on the CPU, contiguous, each with its own memory."""
+    """The tensors by dotted names; on the CPU, contiguous, each with its own memory."""
     wrapper: str
     """Where the tensors lay: an entry such as `model`, the path of a pickled module, or nothing."""
     metadata: dict[str, object]
-    """Entries beside them that are numbers, strings, or lists and dicts of such."""
+    """Entries beside them that are numbers, strings, or lists and dicts of these."""
     skipped: tuple[str, ...]
     """All other entries: an optimizer, pickled arguments, a second set of weights."""
     other_sets: tuple[str, ...]
-    """Of what is skipped, the other sets of weights."""
+    """The entries of `skipped` that are sets of weights."""
     sha256: str
 
 
 def read_contents(path: str | Path) -> Contents:
     """Read the weights of a safetensors file, or of one that `torch.save` wrote, new or old.
 
-    Of several sets of weights the first of `WRAPPERS` is taken. Raises CheckpointError for files
-    that are no weights, damaged, or could do more than be read; ResourceError if the file cannot be
-    opened.
+    Of several sets of weights the first of `WRAPPERS` is taken.
+
+    Raises:
+        CheckpointError: The file holds no weights, is damaged, or could run code if it were loaded.
+        ResourceError: The file cannot be opened.
     """
     file = Path(path)
     data = _read(file)
@@ -156,7 +158,7 @@ def _split(value: object) -> tuple[dict[str, StoredTensor], dict[str, object]]:
 def _gathered(
     root: dict[object, object], depth: int
 ) -> tuple[dict[str, StoredTensor], dict[str, object]]:
-    """Tensors in dicts that have other names, such as one of a backbone and one of its head."""
+    """Tensors in dicts under other names, such as one for a backbone and one for its head."""
     tensors: dict[str, StoredTensor] = {}
     others: dict[str, object] = {}
     for name, value in root.items():
@@ -226,7 +228,7 @@ def _tensor(name: str, stored: StoredTensor, storages: dict[str, memoryview]) ->
     if stored.count == 0:
         return torch.empty(stored.shape, dtype=dtype)
     begin, end = (place * dtype.itemsize for place in (stored.offset, stored.offset + stored.span))
-    # Bools as bytes: more than 0 and 1 may stand there.
+    # Bools are read as bytes, as the file may hold other values than 0 and 1.
     flat = torch.frombuffer(
         bytearray(content[begin:end]), dtype=torch.uint8 if dtype is torch.bool else dtype
     )

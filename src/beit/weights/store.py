@@ -1,4 +1,4 @@
-"""Artifacts: a model that works alone. `model.safetensors` with `config.json` beside it.
+"""Artifacts: self-contained models. `model.safetensors` with `config.json` beside it.
 
 The config holds everything that is needed to use the model: architecture, classes, pixel
 statistics, the evaluation crop, the identity of the tokenizer, versions, and the SHA-256 of the
@@ -76,9 +76,9 @@ TRAINED = Entries(
 
 
 BEST = 5
-"""Classes in an answer, of a model whose images have one."""
+"""Classes in an answer of a single-label model."""
 EVEN = 0.5
-"""Threshold of a label for which the artifact has none."""
+"""Threshold of a label for which the artifact states none."""
 
 
 class Label(NamedTuple):
@@ -87,25 +87,25 @@ class Label(NamedTuple):
     name: str
     probability: float
     threshold: float | None = None
-    """Of a multi-label model: the probability from which the label counts."""
+    """The probability from which a label of a multi-label model counts."""
 
     @property
     def selected(self) -> bool:
-        """Whether the label counts; a class of a model whose images have one is only ranked."""
+        """Whether the label counts; the classes of a single-label model are only ranked."""
         return self.threshold is None or self.probability >= self.threshold
 
     def answer(self) -> dict[str, str | float]:
-        """As JSON; without a threshold where there is none."""
+        """The label as JSON; without a threshold where there is none."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Details(Config):
-    """What an artifact states beside its architecture, and so how the logits of a classifier are
-    read: the one place that knows softmax from sigmoid.
+    """What an artifact states besides its architecture, and so how the logits of a classifier are
+    read: only this class decides between softmax and sigmoid.
 
-    Of a model whose images have one class, the probabilities of an image add up to one. Of a
-    multi-label model each is independent, and a label counts from its threshold on.
+    The probabilities of a single-label model add up to one for each image. Those of a multi-label
+    model are independent, and a label counts from its threshold on.
     """
 
     classes: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ class Details(Config):
     multi_label: bool = False
     """Whether each class is answered independently, by a sigmoid, and an image may have several."""
     thresholds: tuple[Fraction, ...] = ()
-    """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
+    """The probability from which each class of a multi-label classifier counts; empty: 0.5."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, as in training; None:
     what each file states, or all of its type."""
@@ -137,24 +137,30 @@ class Details(Config):
     def view(
         self, size: tuple[int, int], *, crop: float | None = None, labelled: bool = False
     ) -> EvaluationView:
-        """How images are seen, unless a `crop` is given; and whether their label goes with them."""
+        """How images are prepared for the model.
+
+        Args:
+            size: Height and width in pixels.
+            crop: Fraction of the image to look at; None: that of the artifact.
+            labelled: Whether each image comes with its label.
+        """
         crop = self.crop if crop is None else crop
         return EvaluationView(size, crop, self.resize, self.interpolation, labelled)
 
     @property
     def effective_thresholds(self) -> tuple[float, ...]:
-        """Of a multi-label model the probability from which each class counts; else empty."""
+        """The probability from which each class of a multi-label model counts; else empty."""
         return (self.thresholds or (EVEN,) * len(self.classes)) if self.multi_label else ()
 
     def probabilities(
         self, logits: Float[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes"]:
-        """In float32, on the device of the logits."""
+        """The probabilities of the classes, in float32, on the device of the logits."""
         logits = logits.float()
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
 
     def decided(self, logits: Float[Tensor, "batch classes"]) -> Bool[Tensor, "batch classes"]:
-        """The classes that are answered: the best one, or those from their thresholds on."""
+        """The predicted classes: the best one, or those that reach their thresholds."""
         probabilities = self.probabilities(logits)
         if self.multi_label:
             thresholds = torch.tensor(self.effective_thresholds, dtype=torch.float64)
@@ -165,9 +171,9 @@ class Details(Config):
     def labels(
         self, probabilities: Float[Tensor, " classes"], top: int | None = None
     ) -> list[Label]:
-        """What an image is called, most probable first.
+        """The labels of an image, most probable first.
 
-        With `top`, so many classes, whether they count or not. Without it the five most probable;
+        With `top`, that many classes, whether they count or not. Without it the five most probable;
         of a multi-label model the labels that count, which may be none.
         """
         most = top
@@ -208,7 +214,14 @@ def save_artifact(
 ) -> Path:
     """Write an artifact; an older one in its place is replaced only once the new one is whole.
 
-    `then`: what to do once there is room. Raises ResourceError if it cannot be written.
+    Args:
+        folder: The folder of the artifact.
+        model: A model of one of the `KINDS`.
+        details: What the artifact states about the model.
+        then: End of the error's remedy: what to do once there is room.
+
+    Raises:
+        ResourceError: The artifact cannot be written.
     """
     try:
         return write_artifact(folder, model, details)
@@ -220,7 +233,16 @@ def save_artifact(
 
 
 def write_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
-    """Write an artifact. Raises OSError; then nothing of it is left."""
+    """Write an artifact as `save_artifact` does.
+
+    Args:
+        folder: The folder of the artifact.
+        model: A model of one of the `KINDS`.
+        details: What the artifact states about the model.
+
+    Raises:
+        OSError: The artifact cannot be written; then nothing of it is left.
+    """
     import beit
 
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
@@ -247,10 +269,8 @@ def write_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
 
 
 def find_artifact(path: str | Path) -> Path:
-    """The artifact's folder: the path itself, or the `model` folder of a run.
-
-    Raises CheckpointError if there is neither.
-    """
+    """The artifact's folder: the path itself, or the `model` folder of a run. Raises
+    CheckpointError if there is neither."""
     folder = Path(path)
     for candidate in (folder, folder / "model"):
         if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
@@ -329,7 +349,7 @@ def _parsed(file: Path, content: bytes) -> dict[str, Any]:
 
 
 def _check_classes(details: Details, architecture: Architecture) -> None:
-    """Raise CheckpointError unless a model of classes has a name for each, or none."""
+    """Raise CheckpointError for class names or thresholds that are not as many as the outputs."""
     if not isinstance(architecture, ClassifierArchitecture | SegmenterArchitecture):
         return
     for what, values in (("class names", details.classes), ("thresholds", details.thresholds)):
@@ -350,9 +370,10 @@ class ArtifactFiles(NamedTuple):
 
 
 def read_artifact(path: str | Path) -> ArtifactFiles:
-    """The bytes of an artifact; of one that is replaced meanwhile, both of the same.
+    """The bytes of an artifact; if it is replaced meanwhile, both files are from the same one.
 
-    Raises CheckpointError if the weights are not those that the config names.
+    Raises:
+        CheckpointError: The weights are not those that the config names.
     """
     folder = find_artifact(path)
     config = read_bytes(folder / CONFIG, CheckpointError, AGAIN)
@@ -369,10 +390,7 @@ def read_artifact(path: str | Path) -> ArtifactFiles:
 
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Load an artifact, verified and complete.
-
-    Raises CheckpointError for damaged weights, or weights that do not fit the architecture.
-    """
+    """Load an artifact. Raises CheckpointError if it is damaged or contradicts itself."""
     return artifact_of(read_artifact(path))
 
 

@@ -1,4 +1,4 @@
-"""Weights for a model: exactly its own, or those of another one brought to it.
+"""Load weights into a model: exactly its own, or those of another one, adapted to it.
 
 From pre-training to fine-tuning a shared relative table is copied into every block, tables are
 resized to the new grid, and what only pre-training needs is left behind (beit-reference, section
@@ -32,9 +32,11 @@ SHARED = f"rel_pos_bias.{TABLE}"
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
 """What a backbone must have in common with the one that its weights come from."""
 MORE = 4
-"""How many times the numbers in the file a model may have before its building is broken off."""
+"""A model may have this many times the parameters of the file; beyond that, building it is
+stopped."""
 SPARE = 100_000
-"""Numbers that any model may have: a small one is compared whole, which says what differs."""
+"""Parameters that any model may have: a small one is compared as a whole, so that the error says
+what differs."""
 ANOTHER_CONFIG = "the config is of another model: copy both files again from where they were made"
 
 
@@ -44,7 +46,8 @@ ANOTHER_CONFIG = "the config is of another model: copy both files again from whe
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load weights that must be exactly those of the model.
 
-    Raises CheckpointError that lists the names that are missing, unexpected or of another shape.
+    Raises:
+        CheckpointError: Names are missing, unexpected or of another shape; it lists them.
     """
     differences = _differences(model, weights)
     if differences:
@@ -59,11 +62,19 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def build_strictly(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], config: str
 ) -> nn.Module:
-    """The model that `build` makes from what `config` says, with its weights.
+    """The model that `build` makes, with weights that must be exactly its own.
 
-    Raises CheckpointError unless the weights have the names and shapes of the model, found out
-    before memory is allocated: the model is first made without memory for its weights, and no
-    further than the weights reach. Weights of narrower types are widened; wider ones are refused.
+    Whether they are is found out before memory is allocated: the model is first built without
+    memory for its parameters, and no further than the weights can reach. Weights of narrower types
+    are widened.
+
+    Args:
+        build: Makes the model; called twice.
+        weights: The tensors by their names in the model's state dict.
+        config: Name of the file that describes the model, for messages.
+
+    Raises:
+        CheckpointError: The weights have other names or shapes, or wider types than the model.
     """
     numbers = sum(tensor.numel() for tensor in weights.values())
     with torch.device("meta"), _at_most(MORE * numbers + SPARE, config):
@@ -113,7 +124,7 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def _at_most(numbers: int, config: str) -> Iterator[None]:
-    """Break off what this thread builds once it has more parameters than that."""
+    """Stop what this thread builds once it has more parameters than `numbers`."""
     thread, count = threading.get_ident(), 0
 
     def count_parameter(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
@@ -147,9 +158,9 @@ class Transfer(NamedTuple):
 def check_same_architecture(
     target: VisionTransformerConfig, source: VisionTransformerConfig
 ) -> None:
-    """Raise CheckpointError unless weights of the one backbone are weights for the other.
+    """Raise CheckpointError unless weights of one backbone fit the other.
 
-    Shapes alone would not tell: a backbone without relative bias takes any number of heads.
+    Shapes alone would not tell: without relative bias they are the same for any number of heads.
     """
     mine, theirs = (
         {name: getattr(each, name) for name in SAME}
@@ -176,7 +187,13 @@ def check_same_architecture(
 def resize_positions(
     weights: dict[str, Tensor], source: VisionTransformerConfig, target: VisionTransformerConfig
 ) -> dict[str, Tensor]:
-    """The weights with every position table of one grid brought to the other."""
+    """The weights, with every position table resized from one grid to another.
+
+    Args:
+        weights: The tensors by name; not changed.
+        source: The backbone that the weights come from.
+        target: The backbone that they are for.
+    """
     resized = dict(weights)
     if source.grid != target.grid:
         for name in [name for name in weights if name.endswith(TABLE)]:
@@ -193,7 +210,13 @@ def start_from(
 ) -> Transfer:
     """Load a backbone's weights into another of the same architecture.
 
-    Raises CheckpointError naming what differs (`check_same_architecture`).
+    Args:
+        backbone: Takes the weights; changed in place.
+        weights: The state dict of the other backbone; not changed.
+        source: The config of the other backbone.
+
+    Raises:
+        CheckpointError: The architectures differ; it says how (`check_same_architecture`).
     """
     target = backbone.config
     check_same_architecture(target, source)
@@ -216,9 +239,11 @@ def start_from(
 
 
 def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
-    """The same model with its relative bias shared by all blocks, or one table per block.
+    """Give a model, in place, one relative bias for all blocks or one table per block; returns it.
 
-    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
+    Raises:
+        CheckpointError: The tables to be shared are not equal.
+        ConfigError: The model has no relative bias.
     """
     if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
         raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
@@ -255,11 +280,11 @@ class Match(NamedTuple):
 
 
 def match_classes(source: Sequence[str], target: Sequence[str]) -> Match:
-    """The output of a head with the classes `source` for each of the classes `target`.
+    """Find the output of a head with the classes `source` for each of the classes `target`.
 
-    The names must be the same, in any order and in any Unicode spelling; for ImageNet's classes
-    they may be WordNet ids. Classes that a file leaves without names are matched by number only,
-    and only to names that are numbers from 0: that the counts agree says nothing of the order.
+    The names must be the same, in any order and in any Unicode normalisation; for ImageNet's
+    classes they may be WordNet ids. Classes that a file leaves without names are matched by number
+    only, and only to names that are numbers from 0: equal counts say nothing about the order.
     """
     theirs, ours = [[unicodedata.normalize("NFC", name) for name in names]
                     for names in (source, target)]  # fmt: skip

@@ -1,8 +1,8 @@
 """Start a model from another one: which of its weights are kept, and which are not and why.
 
-The one place for all verbs. As in the published chains (beit-reference, section 5.3; sections 6 and
-8), the backbone is always kept, the final norm where the next model has it in the same place, and
-a head where it gives the same answers: the same classes, or the tokens of the same tokenizer.
+All verbs use this. As in the published chains of training (beit-reference, section 5.3; sections 6
+and 8), the backbone is always kept, the final norm where the next model has it in the same place,
+and a head where it gives the same answers: the same classes, or the tokens of the same tokenizer.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class WarmStart:
         return WarmStart(self.taken + other.taken, self.left + other.left, self.new + other.new)
 
     def lines(self, source: str) -> Iterator[str]:
-        """For a terminal or a log: one line for what was taken, one for what was not, one for what
-        is new if anything is. `source` is what the weights come from."""
+        """Lines for a terminal or a log: one for what was taken, one for what was not, and one for
+        what is new if anything is. `source` names where the weights come from."""
         name = printable(source)
         yield f"taken from {name}: {', '.join(self.taken)}"
         yield f"not taken from {name}: {', '.join(self.left) or 'nothing'}"
@@ -64,14 +64,14 @@ def warm_start(model: BackboneModel, details: Details, source: Artifact) -> Warm
 
     Args:
         model: The model to be trained, with its initial weights; changed in place.
-        details: What its own artifact will say: the classes, the digest of the tokenizer.
+        details: What the model's own artifact will state: the classes, the digest of the tokenizer.
         source: Another model with a backbone of the same architecture; not changed.
 
     Returns:
         What was taken, what was not and why, and what is new.
 
     Raises:
-        CheckpointError: The backbones have another architecture.
+        CheckpointError: The backbones differ in architecture.
     """
     other = source.model
     assert isinstance(other, BackboneModel)
@@ -85,7 +85,7 @@ def _take(part: str, into: nn.Module, weights: dict[str, Tensor], note: str = ""
 
 
 def _leave(source: BackboneModel, why: str, model: BackboneModel) -> WarmStart:
-    """Nothing of the source's head, and a new one."""
+    """Take nothing of the source's head; the model keeps its new one."""
     left = tuple(f"{part} ({why})" for part in _head_parts(source))
     return WarmStart(left=left, new=_head_parts(model))
 
@@ -107,7 +107,8 @@ def _backbone(model: BackboneModel, source: BackboneModel) -> WarmStart:
 
 
 def _norm(model: BackboneModel, source: BackboneModel) -> WarmStart:
-    """`norm` and `fc_norm` of the published files are two things."""
+    """Take the final norm if it is in the same place: `norm` and `fc_norm` of the published files
+    are not interchangeable."""
     own, other = getattr(model, "norm", None), getattr(source, "norm", None)
     mine, theirs = (
         "" if norm is None
@@ -175,7 +176,8 @@ def _classifier(model: Classifier, source: Classifier, match: Match) -> WarmStar
 
 
 def _same_targets(mine: Side, theirs: Side) -> tuple[bool, str]:
-    """Whether both predict the same of a hidden patch, and by what that is known or why not."""
+    """Whether both predict the same targets for a hidden patch; and how this is known, or why
+    not."""
     model, source = mine.model, theirs.model
     assert isinstance(model, MaskedImageModel)
     assert isinstance(source, MaskedImageModel)
@@ -223,7 +225,7 @@ def _prediction(model: MaskedImageModel, source: MaskedImageModel, note: str) ->
 
 
 def _other_head(model: Segmenter, source: Segmenter) -> str:
-    """What tells one segmentation head from another, but for the classes; empty if nothing does."""
+    """How two segmentation heads differ apart from their classes; empty if they do not."""
     kinds = [type(each.config).__name__.removesuffix("Config") for each in (source, model)]
     if kinds[0] != kinds[1]:
         return f"it is a {kinds[0]}, this recipe has a {kinds[1]}"
@@ -257,7 +259,7 @@ def _segmenter(model: Segmenter, source: Segmenter, match: Match) -> WarmStart:
 
 
 def _pixel_head(part: str, into: nn.Module, other: nn.Module, match: Match) -> WarmStart:
-    """All but the last layer for any classes; that for the same ones."""
+    """Take all but the last layer for any classes, and the last layer for the same classes only."""
     weights = other.state_dict()
     last = [name for name in weights if name.startswith("conv_seg.")]
     if match.order is not None:

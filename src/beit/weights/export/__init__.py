@@ -1,4 +1,4 @@
-"""Export a model for other runtimes: one file that needs nothing of this package."""
+"""Export a model for other runtimes, as one file that does not need this package."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "1"
 ENDINGS: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
-"""Of files; OpenVINO is a folder."""
+"""Suffixes of the files; OpenVINO is a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A published file, and what was checked about it."""
+    """An exported model, and how it was checked."""
 
     path: Path
     metadata: dict[str, str]
@@ -52,7 +52,7 @@ class Exported:
     """The images it was checked on."""
 
     def lines(self) -> list[str]:
-        """What was written, on what it was checked, and what came of that."""
+        """What was written, which images it was checked on, and the result."""
         found, kind = self.parity, self.metadata["precision"]
         sizes = ", ".join(f"{height} x {width}" for height, width in found.sizes)
         batches = ", ".join(str(batch) for batch in found.batches)
@@ -109,20 +109,20 @@ def export(
         artifact: Whatever `beit.load` takes.
         out: A file (.pt2, .onnx) or, for OpenVINO, a folder; it must not exist.
         to: The format.
-        answer: What the file gives, if not what the model is for: logits, tokens, or the features
-            of the last block.
-        precision: Of the weights.
+        answer: What the file outputs: logits, tokens, or the features of the last block. None: what
+            the model is for.
+        precision: Number format of the weights.
         size: Height and width in pixels, if not those of the model. The batch size is free.
         dynamic: Read images of any size that the patch divides.
         preprocess: What the file does to images before the model; see `Preprocess`.
-        data: Images it is checked on, `samples` of them; without it a built-in set.
-        samples: How many.
+        data: Images to check the file on; without it a built-in set.
+        samples: How many images of `data` to use.
         opset: Version of the operators of an ONNX file; the default is the oldest one.
-        reading: How they are read, where they leave it open.
+        reading: How `data` is read, where it leaves that open.
 
     Raises:
-        ExportError: The file does not give what the model gives; then nothing is published.
-        ConfigError: Before any work, for what cannot be exported.
+        ExportError: The file answers differently from the model; then nothing is published.
+        ConfigError: The model cannot be exported like this; found before any work is done.
         ResourceError: A library is not installed, or the disk is full.
     """
     place = Path(out)
@@ -148,7 +148,7 @@ def export(
         images = built_in(target.channels)
         if data:
             details = source.details
-            # A multi-label model has no classes of which an image has one: no accuracy is compared.
+            # Images of a multi-label model have no single class, so no accuracy is compared.
             classes = () if details.multi_label else details.classes
             images = from_data(
                 data, target.channels, samples, classes, reading, details.value_range
@@ -171,7 +171,7 @@ def export(
 def describe(source: Artifact, target: Target) -> dict[str, str]:
     """The metadata of the file: all that is needed to use it, and where it comes from.
 
-    Neither paths nor anything of the run's settings.
+    They contain neither paths nor settings of the run.
     """
     import beit
 

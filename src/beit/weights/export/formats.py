@@ -1,4 +1,4 @@
-"""The files: `torch.export` programs, ONNX, OpenVINO; and how each is run to be checked."""
+"""The file formats (`torch.export` programs, ONNX, OpenVINO), and how each is run to be checked."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precisio
 from beit.weights.fetch import first_line
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Images in, every output of the graph."""
+"""Takes images, and returns every output of the graph."""
 INPUT = "images"
 METADATA = "metadata.json"
 MOST_IMAGES = 4096
 MOST_PIXELS = 16384
-"""Per side of an image that a graph resizes."""
+"""Most pixels per side of an image that a graph resizes."""
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
 """Bytes that one ONNX file can hold."""
@@ -41,14 +41,14 @@ PLACES_IN_CODE = ("stack_trace", "from_node", "custom")
 
 
 def _library(name: str, extra: str) -> Any:
-    """An optional library; ResourceError without it."""
+    """Import an optional library. Raises ResourceError if it is not installed."""
     os.environ.setdefault(*NO_TELEMETRY)
     with optional_library(f"exporting needs the library {name.split('.')[0]}", extra):
         return importlib.import_module(name)
 
 
 def check_libraries(to: Format, precision: Precision) -> None:
-    """Raise ResourceError or ConfigError, before any work, for what cannot be written."""
+    """Raise ResourceError for a missing library, ConfigError for int8 in a format without it."""
     if to == "torch":
         require(
             precision != "int8",
@@ -63,15 +63,24 @@ def check_libraries(to: Format, precision: Precision) -> None:
 
 
 def versions(to: Format) -> dict[str, str]:
-    """Of the libraries that write the file."""
+    """Versions of the libraries that write the file."""
     names = {"torch": (), "onnx": ("onnx",), "openvino": ("onnx", "openvino")}[to]
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def write(graph: Graph, folder: Path, metadata: Mapping[str, str]) -> Path:
-    """Write the graph into an empty folder, in the format of its target; the file to open.
+    """Write a graph in the format of its target.
 
-    Raises ExportError for a model that PyTorch, or the format, has no place for.
+    Args:
+        graph: What `build_graph` made.
+        folder: An empty folder for the files.
+        metadata: Names and values to store in the file.
+
+    Returns:
+        The file to open.
+
+    Raises:
+        ExportError: PyTorch cannot follow the model, or the format has no place for it.
     """
     target = graph.target
     program = _trace(graph)
@@ -129,7 +138,7 @@ def _trace(graph: Graph) -> ExportedProgram:
         ) from error
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:  # no paths of this machine in the file
+            for node in module.graph.nodes:  # keep the paths of this machine out of the file
                 for key in PLACES_IN_CODE:
                     node.meta.pop(key, None)
     return program
@@ -137,7 +146,7 @@ def _trace(graph: Graph) -> ExportedProgram:
 
 @contextmanager
 def _errors_only(logger: logging.Logger) -> Iterator[None]:
-    """Without the warnings of a library, which concern nothing here."""
+    """Silence the warnings of a library, none of which matters here."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -149,7 +158,8 @@ def _errors_only(logger: logging.Logger) -> Iterator[None]:
 def _write_onnx(
     program: ExportedProgram, graph: Graph, file: Path, metadata: Mapping[str, str]
 ) -> None:
-    """An ONNX file. Raises ExportError for a model that is too large for one."""
+    """Write an ONNX file. Raises ExportError for a model that is too large or cannot be written as
+    one."""
     onnx = _library("onnx", "export")
     size = sum(weight.nbytes for weight in graph.state_dict().values())
     if size > LARGEST_FILE:
@@ -175,7 +185,7 @@ def _write_onnx(
         ) from error
     assert made is not None
     model = made.model_proto
-    # PyTorch writes its own, newer format of the file, whatever the operators are.
+    # PyTorch states its own, newer version of the format, whatever the operators need.
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _name_sides(model.graph)
     _forget_places(model)
@@ -185,7 +195,7 @@ def _write_onnx(
 
 
 def _name_sides(graph: Any) -> None:
-    """Call the dynamic sides by their names instead of PyTorch's symbols."""
+    """Name the dynamic dimensions, for which PyTorch has symbols only."""
     names = {}
     shape = graph.input[0].type.tensor_type.shape.dim
     for axis, dim in enumerate(shape):
@@ -202,7 +212,7 @@ def _name_sides(graph: Any) -> None:
 
 
 def _forget_places(model: Any) -> None:
-    """Take out what the exporter notes about its source: it names the paths of this machine."""
+    """Remove the exporter's notes on its source code, which contain paths of this machine."""
     for part in (model.graph, *model.functions):
         for named in (part, *part.node):
             del named.metadata_props[:]
@@ -216,15 +226,15 @@ def _forget_places(model: Any) -> None:
 
 
 def _quantise(file: Path) -> None:
-    """Weights of the matrix products in int8, in place.
+    """Quantise the weights of the matrix products to int8, in place.
 
-    Their inputs are quantised as they come, each with a scale of its own. Raises ExportError for a
+    Their inputs are quantised at run time, each with a scale of its own. Raises ExportError for a
     model without such products.
     """
     onnx = _library("onnx", "export")
     quantization = _library("onnxruntime.quantization", "export")
     metadata = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
-    with _errors_only(logging.getLogger()):  # it would ask for a step that changes nothing here
+    with _errors_only(logging.getLogger()):  # it recommends a step that changes nothing here
         quantization.quantize_dynamic(
             str(file),
             str(file),
@@ -245,7 +255,7 @@ def _quantise(file: Path) -> None:
 
 
 def open_file(file: Path, to: Format) -> Run:
-    """Run what was written, as its users will: read anew, without our model."""
+    """Open an exported file as its users will: read back from the disk, without our model."""
     if to == "torch":
         module = torch.export.load(file).module()
 

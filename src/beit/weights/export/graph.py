@@ -22,16 +22,16 @@ from beit.weights.store import Artifact
 Format = Literal["torch", "onnx", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 Preprocess = Literal["none", "normalise", "resize"]
-"""none: floats [B,C,H,W] as the model reads them (normalised; of a tokenizer in [0, 1]).
+"""none: floats [B,C,H,W] as the model reads them (normalised; for a tokenizer in [0, 1]).
 normalise: uint8 [B,H,W,C] of the model's size. resize: uint8 [B,H,W,C] of any size."""
 LARGEST = 64
-"""Patches per side that a graph of dynamic size reads at most: 1024 pixels at patches of 16."""
+"""Most patches per side that a graph of dynamic size reads: 1024 pixels at patches of 16."""
 OPSET = 18
-"""Of ONNX (IR 8, December 2022): the one for which PyTorch's exporter is written, so that nothing
-is converted, and which every later runtime reads."""
+"""Opset of ONNX (IR 8, December 2022): PyTorch's exporter is written for it, so that nothing is
+converted, and every later runtime reads it."""
 NEWEST_OPSET = 23
 SMALLEST = 2
-"""A program of torch.export takes a side of one patch for a case of its own."""
+"""Fewest patches per side of a dynamic size: torch.export treats one patch as a special case."""
 
 
 class Target(NamedTuple):
@@ -44,7 +44,7 @@ class Target(NamedTuple):
     size: tuple[int, int]
     """Height and width in pixels that the model is given."""
     unit: int
-    """Both are multiples of it."""
+    """Height and width are multiples of it."""
     dynamic: bool
     """Whether other sizes than `size` are read, up to LARGEST units per side."""
     preprocess: Preprocess
@@ -52,7 +52,7 @@ class Target(NamedTuple):
 
     @property
     def outputs(self) -> list[str]:
-        """The names of what the graph gives."""
+        """The names of the graph's outputs."""
         return ["features", "patches"] if self.answer == "features" else [self.answer]
 
 
@@ -67,9 +67,20 @@ def choose_target(
     preprocess: Preprocess = "none",
     opset: int = OPSET,
 ) -> Target:
-    """What to export of a model; its own answer and size where none is given.
+    """Decide what to export of a model, and check that it can be exported.
 
-    Raises ConfigError for what it cannot give or read.
+    Args:
+        artifact: The model.
+        to: Format of the file.
+        answer: What the file outputs; None: the first answer of the model's kind.
+        precision: Number format of the weights.
+        size: Height and width in pixels; None: those of the model.
+        dynamic: Whether other sizes are read too, up to LARGEST patches per side.
+        preprocess: What the graph does to images before the model.
+        opset: Version of the operators of an ONNX file; other formats have none.
+
+    Raises:
+        ConfigError: The model cannot give this answer or read these images, or the format cannot.
     """
     model = artifact.model
     possible = KINDS[artifact.kind].answers
@@ -147,7 +158,17 @@ class Graph(nn.Module):
 
 
 def answer_of(model: nn.Module, answer: Answer, pixels: Tensor) -> tuple[Tensor, ...]:
-    """What a model answers for pixels, in float32."""
+    """What a model answers for images; logits and features are in float32.
+
+    Args:
+        model: A tokenizer, a model with a head, or for features one with a backbone.
+        answer: What to compute; a tokenizer always gives tokens.
+        pixels: Images [B,C,H,W] as the model reads them.
+
+    Returns:
+        The tokens [B,N], the logits, or as features the mean patch vector [B,D] and all patch
+        vectors [B,N,D].
+    """
     if isinstance(model, VisualTokenizer):
         return (model.encode(pixels),)
     if answer == "logits":
@@ -158,7 +179,8 @@ def answer_of(model: nn.Module, answer: Answer, pixels: Tensor) -> tuple[Tensor,
 
 
 def build_graph(artifact: Artifact, target: Target) -> Graph:
-    """The graph of an artifact, whose own model stays as it is. int8 comes after exporting."""
+    """Build the graph of an artifact, whose own model stays as it is. int8 comes after
+    exporting."""
     model: nn.Module
     half = target.precision == "fp16"
     if isinstance(artifact.model, VisualTokenizer):

@@ -1,13 +1,13 @@
-"""Layers that only exported graphs have: positions for any grid, and the preparation of images.
+"""Layers that only exported graphs have: positions for any grid, and the preprocessing of images.
 
-`beit.models.position` finds the resizing of a relative table by a search, which no graph can hold.
-But for each number of patches per side it is one small matrix: all of them, up to the largest side,
-go into the file, and the graph picks one per axis. Absolute positions are resized by the same
-bicubic interpolation as in the model.
+`beit.models.position` resizes a relative table by a search, which no graph can express. But for
+each number of patches per side, resizing is multiplication by one small matrix: the file holds the
+matrices of all sides up to the largest, and the graph picks one per axis. Absolute positions are
+resized by the same bicubic interpolation as in the model.
 
 Images are resized as Pillow and PyTorch do with antialiasing (bicubic: a = -0.5; the filter as wide
-as the step), written as one matrix per axis, so that no runtime's own resizing is relied on. Rows
-are rounded to whole levels after each axis, columns first, as these libraries do in uint8.
+as the step), written as one matrix per axis, so that no runtime's own resizing is relied on. After
+each axis, columns first, values are rounded to whole levels, as these libraries do in uint8.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AnyGridBias(nn.Module):
 
 
 def _all_resizings(old: int, largest: int) -> Float[Tensor, "sides new old"]:
-    """The matrices of `resizing` to 1, 2, ... patches per side, filled up with zeros."""
+    """The matrices of `resizing` to 1, 2, ... patches per side, padded with zeros."""
     found = torch.zeros(largest, 2 * largest - 1, old)
     for side in range(1, largest + 1):
         found[side - 1, : 2 * side - 1] = resizing(old, 2 * side - 1)
@@ -96,7 +96,7 @@ class PositionedEmbedding(nn.Module):
 
 @torch.no_grad()
 def read_any_grid(backbone: VisionTransformer, largest: int) -> None:
-    """Change a backbone, in place, to one whose exported graph reads images of any size."""
+    """Change a backbone, in place, so that its exported graph reads images of any size."""
     for name, module in list(backbone.named_modules()):
         learned = module.learned if isinstance(module, KeptBias) else module
         parent = name.rpartition(".")[0]
@@ -154,7 +154,7 @@ class CentralView(nn.Module):
     ) -> UInt8[Tensor, "batch new_height new_width channels"]:
         sides = images.shape[1:3]
         height, width = (torch.full((), side, dtype=torch.int64) for side in sides)
-        # The side that needs the larger factor decides, the other one follows in proportion.
+        # The side that needs the larger factor sets the scale; the other follows in proportion.
         scaled = (
             (width * 0 + self.cover[0]).maximum(self.cover[1] * height // width),
             (height * 0 + self.cover[1]).maximum(self.cover[0] * width // height),
@@ -169,7 +169,7 @@ class CentralView(nn.Module):
 
 
 def central_view_graph(size: tuple[int, int], details: Details) -> CentralView:
-    """The graph of how an artifact has images resized. Raises ConfigError for Lanczos."""
+    """The graph that resizes images as an artifact states. Raises ConfigError for Lanczos."""
     if details.interpolation == "lanczos":
         raise ConfigError(
             "the model has its images resized by Lanczos, which no graph does",
@@ -185,7 +185,8 @@ def _levels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def _weights(
     length: int, old: Tensor, scaled: Tensor, new: int, kernel: Kernel
 ) -> Float[Tensor, "new old"]:
-    """Row i reads pixel i of the `new` central ones of the side resized from `old` to `scaled`."""
+    """The matrix that resizes a side from `old` to `scaled` pixels and keeps the `new` central
+    ones."""
     old, scaled = old.double(), scaled.double()
     first = ((scaled - new) / 2).round()
     step = old / scaled

@@ -1,4 +1,4 @@
-"""Does the file give what the model gives? Checked on the file itself, before it is published."""
+"""Check on the file itself, before it is published, that it answers as the model does."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from beit.weights.store import Artifact
 BUILT_IN = 32
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
-"""Largest difference of an output from the model's, in fp32."""
+"""Largest difference from the model's outputs that is allowed in fp32."""
 LEAST_SAME: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.9, "int8": 0.0}
-"""Fraction of the best classes or tokens that must be the same. In fp32, of very many pixels one
-that lies between two classes may fall to either side by rounding. The cost of int8 is reported, not
-judged: it depends on the use."""
+"""Fraction of the best classes or tokens that must be the same. Even in fp32, rounding can flip one
+of very many pixels that lies between two classes. The cost of int8 is reported, not judged: how
+much is acceptable depends on the use."""
 
 
 # -- the images ------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ class Samples(NamedTuple):
     images: list[np.ndarray]
     origin: str
     targets: list[int] | None = None
-    """Their classes, numbered as the model's, where the images have labels of its classes."""
+    """Their classes, numbered as in the model, where all images have labels of its classes."""
 
 
 def built_in(channels: int) -> Samples:
@@ -72,8 +72,20 @@ def from_data(
     reading: Reading = AS_RECOGNISED,
     value_range: ValueRange | None = None,
 ) -> Samples:
-    """Up to `limit` images, evenly spread over a source of any kind; with their labels, if it has
-    any and they are all among `classes`. Raises DataError for unreadable ones."""
+    """Images to check on, evenly spread over a source of any kind.
+
+    Args:
+        place: Where the images are: whatever `--data` takes.
+        channels: How many channels the images are decoded to.
+        limit: How many images to take at most.
+        classes: Classes of the model; labels are used only if all of them are among these.
+        reading: How the source is read, where it leaves that open.
+        value_range: The values that become black and white in images of more than 8 bits; None:
+            what each file states, or all of its type.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
     source = _open(place, limit, reading)
     known = {name: number for number, name in enumerate(classes)}
     labelled = bool(source.classes) and known.keys() >= set(source.classes)
@@ -109,12 +121,12 @@ def _open(place: str, limit: int, reading: Reading) -> ImageSource:
 
 @dataclass(kw_only=True)
 class Parity:
-    """What was compared, and how it came out."""
+    """What was compared, and the result."""
 
     sizes: tuple[tuple[int, int], ...]
     batches: tuple[int, ...] = BATCHES
     images: int = 0
-    """Compared at all, over all batch sizes and sizes."""
+    """How many were compared, over all batch sizes and image sizes."""
     difference: float = 0.0
     """Largest absolute difference of an output."""
     scale: float = 0.0
@@ -125,7 +137,7 @@ class Parity:
     levels: int | None = None
     """Largest difference of a resized pixel from ours, out of 255."""
     accuracy: tuple[float, float] | None = None
-    """Of the model and of the file, where the images have labels."""
+    """Accuracy of the model and of the file, where the images have labels."""
 
 
 class Pair(NamedTuple):
@@ -137,7 +149,17 @@ class Pair(NamedTuple):
 
 
 def check(run: Run, artifact: Artifact, graph: Graph, samples: Samples) -> Parity:
-    """Compare over batch sizes, sizes and all images. Raises ExportError if they differ."""
+    """Compare an exported file with its model over batch sizes, image sizes and all images.
+
+    Args:
+        run: Gives the outputs of the file.
+        artifact: The model that was exported.
+        graph: What the file was written from.
+        samples: The images to compare on.
+
+    Raises:
+        ExportError: The answers differ by more than the precision allows.
+    """
     target = graph.target
     parity = Parity(sizes=tuple(checked_sizes(target, samples)))
     ours: list[np.ndarray] = []  # the best classes or tokens, of every batch
@@ -179,7 +201,7 @@ def check(run: Run, artifact: Artifact, graph: Graph, samples: Samples) -> Parit
 def _answers(
     run: Run, artifact: Artifact, answer: Answer, pair: Pair, size: tuple[int, int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Those of the model and of the file. Raises ExportError if they cannot be compared."""
+    """The answers of the model and of the file. Raises ExportError if they cannot be compared."""
     with torch.no_grad():
         expected = [each.numpy() for each in answer_of(artifact.model, answer, pair.pixels)]
     found = run(pair.given)
@@ -226,8 +248,8 @@ def _judge(parity: Parity, precision: Precision) -> None:
 
 
 def checked_sizes(target: Target, samples: Samples) -> list[tuple[int, int]]:
-    """The one size of a fixed graph; of a dynamic one its own, a smaller and a larger one that are
-    not square; three sizes of images for a graph that resizes."""
+    """The image sizes to compare: of a fixed graph its own; of a dynamic one also a smaller and a
+    larger one that are not square; of a graph that resizes, three sizes of images."""
     (height, width), unit = target.size, target.unit
     if target.dynamic:
         rows, columns = height // unit, width // unit

@@ -1,9 +1,9 @@
 """The pickles inside PyTorch's files, read as data: nothing in them is imported or called.
 
 A pickle is a program for a small stack machine, and Python's reader calls whatever that program
-names. This is another reader, of only those instructions that `torch.save` writes for state dicts
-and modules; what they call is replaced from the table of `imports`. So neither Python's reader nor
-PyTorch's is needed, and what is not understood is refused where it is met.
+names. This reader knows only the instructions that `torch.save` writes for state dicts and modules;
+what they call is replaced by the table in `imports`. So neither Python's reader nor PyTorch's is
+needed, and anything unknown is refused where it occurs.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A name that passes, before it is used, and what takes its place when it is called."""
+    """An imported name that is permitted, before it is called, and what replaces the call."""
 
     path: str
     maker: Maker
 
 
 class Pickled(NamedTuple):
-    """What a pickle holds, where it ends, and the storages it speaks of."""
+    """What a pickle holds, where it ends, and the storages that it refers to."""
 
     value: Any
     end: int
@@ -56,16 +56,17 @@ class Pickled(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """How many values there are within a value, each reference counted, and how deep they nest."""
+    """How many values a value contains, counting each reference, and how deeply they nest."""
 
     values: int
     height: int
 
 
 def read_pickle(data: memoryview, start: int = 0) -> Pickled:
-    """Read the pickle that begins at `start`: numbers, strings, lists, tuples, dicts, and ours.
+    """Read the pickle that begins at `start`: numbers, strings, lists, tuples, dicts, stand-ins.
 
-    Raises CheckpointError for anything that `torch.save` does not write for weights.
+    Raises:
+        CheckpointError: It holds something that `torch.save` does not write for weights.
     """
     machine = _Machine(data[start : start + PICKLE_BYTES])
     value = machine.run()
@@ -74,9 +75,10 @@ def read_pickle(data: memoryview, start: int = 0) -> Pickled:
 
 
 def _measured(value: object, depth: int, known: dict[int, Measure]) -> Measure:
-    """Measure a value so that every later walk is short: a pickle can repeat and nest for little.
+    """Measure a value, so that every later walk is short: a small pickle can unfold to a huge
+    value.
 
-    Raises CheckpointError for what is too deep, which includes what contains itself, or too much.
+    Raises CheckpointError for what is too large or too deep, which includes what contains itself.
     """
     if isinstance(value, Placeholder):
         value = value.members
@@ -149,7 +151,7 @@ class _Machine:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def text(self) -> str:
-        """A string with its length before it, as Python writes names of files that are no UTF-8."""
+        """A string after its length; file names that are not UTF-8 come as surrogates."""
         return self._take(self.number("<I")).decode(errors="surrogatepass")
 
     def long(self) -> int:
@@ -157,7 +159,7 @@ class _Machine:
         return int.from_bytes(self._take(self.number("B")), "little", signed=True)
 
     def imported(self) -> Import:
-        """A name that passes; any other is refused."""
+        """An imported name; any that is not permitted is refused."""
         module, name = self._line(), self._line()
         path = f"{module}.{name}"
         maker = find_maker(module, name)
@@ -197,7 +199,7 @@ class _Machine:
         return self._memo[self.number(form)]
 
     def extend(self, items: list[Any]) -> None:
-        """Put items at the end of the list below them. Placeholders stay empty."""
+        """Append items to the list below them. Placeholders stay empty."""
         target = self._stack[-1]
         if type(target) is list:
             target.extend(items)
@@ -207,8 +209,8 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         """Put keys and values, in turns, into the dict below them. Placeholders stay empty.
 
-        Keys that are no names, such as None or a tuple, are dropped with their values: no tensor
-        is found under them, and to hash one that nests may take forever.
+        Keys that are not names, such as None or a tuple, are dropped with their values: no tensor
+        is found under them, and hashing a nested one may take forever.
         """
         target = self._stack[-1]
         if type(target) is not dict and not isinstance(target, Placeholder):
@@ -221,7 +223,7 @@ class _Machine:
             target[key] = value
 
     def make(self) -> None:
-        """Where a pickle calls something: put what stands for the answer."""
+        """Where a pickle calls something: push what stands in for the result."""
         target, arguments = self.last(2)
         maker = target.maker if isinstance(target, Import) else None
         if not callable(maker) or type(arguments) is not tuple:
@@ -234,7 +236,7 @@ class _Machine:
             ) from error
 
     def build(self) -> None:
-        """Where a pickle gives an object its state: of a module, its tensors are kept."""
+        """Where a pickle gives an object its state: keep the tensors of a module."""
         target, state = self.last(2)
         self._stack.append(target)
         if isinstance(target, Placeholder):
@@ -243,7 +245,7 @@ class _Machine:
             raise CheckpointError("gives a state to what has none", remedy=ELSEWHERE)
 
     def outside(self) -> None:
-        """Where a pickle refers to what lies outside: a storage, or in old files a class."""
+        """Where a pickle refers to something outside it: a storage, or in old files a class."""
         match self._stack.pop():
             case ("storage", Import(path, dtype), str(key), str(), int(count), *view) if not any(
                 view

@@ -1,9 +1,9 @@
-"""The names that the pickles of weights may import, and what takes the place of each.
+"""The names that the pickles of weights may import, and what stands in for each.
 
 None of them is ever imported. A tensor becomes a description of where its values lie, every other
 object a `Placeholder`: inert, and empty unless it is a module, whose tensors it keeps. Of Python,
-PyTorch and NumPy only the names listed here pass; classes of other libraries, and one's own, all
-do, as they are only ever placeholders.
+PyTorch and NumPy only the names listed here pass; classes of other libraries and of users all pass,
+as they only ever become placeholders.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class StoredTensor:
 
     @property
     def span(self) -> int:
-        """How many values of the storage lie from its first to its last."""
+        """How many values of the storage lie between the tensor's first and last, both included."""
         steps = zip(self.shape, self.strides, strict=True)
         return 1 + sum((size - 1) * stride for size, stride in steps) if self.count else 0
 
     @property
     def bytes_read(self) -> int:
-        """What it costs at most to read it."""
+        """How many bytes reading it takes at most."""
         return max(self.count, self.span) * self.storage.dtype.itemsize
 
 
@@ -80,13 +80,13 @@ MODULE_STATE = ("_parameters", "_buffers", "_modules")
 
 @dataclass(slots=True)
 class Placeholder:
-    """What stands for an object of any class: what it was, and of a module its tensors."""
+    """Stands in for an object of any class: what the object was, and of a module its tensors."""
 
     path: str
     members: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def keep(self, state: object) -> None:
-        """Take over from the state of a module what holds tensors; of any other state, nothing."""
+        """Keep what holds tensors in the state of a module; of any other state, nothing."""
         kinds = {kind: state.get(kind) for kind in MODULE_STATE} if isinstance(state, dict) else {}
         if isinstance(state, dict) and all(isinstance(each, dict) for each in kinds.values()):
             transient = state.get("_non_persistent_buffers_set")
@@ -124,7 +124,7 @@ def _empty_dict(*_: object) -> dict[str, object]:
 
 
 def _itself(items: object) -> object:
-    return items  # a set stays a list, and no copy is made: a pickle could request it endlessly
+    return items  # a set stays a list, and no copy is made: a pickle could ask for endless ones
 
 
 def _placeholder(path: str) -> Callable[..., Placeholder]:
@@ -164,14 +164,14 @@ WITHIN = (
     "numpy.random.", "torch._C._nn.", "torch.nn.functional.", "torch.nn.modules.",
     "torch.nn.parallel.", "torch.optim.", "torchvision.transforms.",
 )  # fmt: skip
-"""Modules whole with their functions, schedules with their optimizer, generators of chance, and how
+"""Whole modules with their functions, schedules with their optimizer, random generators, and how
 images were prepared."""
 GUARDED = frozenset(sys.stdlib_module_names) | {
     "torch", "torchvision", "numpy", "pip", "setuptools", "pkg_resources", "distutils", "imp",
     "__builtin__", "__builtins__", "copy_reg", "commands", "cPickle", "dill", "cloudpickle",
     "joblib", "asyncore", "asynchat", "smtpd", "urllib2", "popen2",
 }  # fmt: skip
-"""Where there are programs enough that nothing passes but what is listed."""
+"""Packages with so much executable code that only the listed names pass."""
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 Maker = Callable[..., object] | torch.dtype
 IMPORTS: dict[str, Maker] = {
@@ -198,11 +198,11 @@ IMPORTS: dict[str, Maker] = {
     **{f"builtins.{name}": _placeholder(f"builtins.{name}") for name in PLAIN_TYPES},
     **{f"__builtin__.{name}": _placeholder(f"builtins.{name}") for name in OLD_TYPES},
 }
-"""For each name what makes its stand-in from the pickled arguments; for storages, their type."""
+"""For each name what makes its stand-in from the pickled arguments; for a storage, its type."""
 
 
 def find_maker(module: str, name: str) -> Maker | None:
-    """What takes the place of an import; None for one that weights have no need of."""
+    """What stands in for an import; None for one that weights have no need of."""
     path = f"{module}.{name}"
     if "." in name or not PATH.fullmatch(path):
         return None
