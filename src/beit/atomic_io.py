@@ -1,8 +1,9 @@
-"""Files that survive a loss of power: on the disk before anything relies on them.
+"""Files that survive a power failure: they are on the disk before anything relies on them.
 
-A kill leaves what was written; a loss of power leaves only what was flushed, names of files and
-folders no less than their contents. So a file is written under another name, flushed, renamed, and
-the folder that holds the name is flushed too.
+After a kill, everything that was written is still there; after a power failure, only what was
+flushed, and that holds for the names of files and folders as for their contents. So a file is
+written under a temporary name, flushed and renamed, and then the folder that holds the name is
+flushed too.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from beit.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 PIECE = 8 * 2**20
-"""Bytes that are hashed and written at a time: between two of them other threads get a turn."""
+"""Bytes hashed and written at a time; between two pieces other threads get a turn."""
 LONGEST = 255
-"""Bytes of a name that file systems take."""
+"""Most bytes that file systems accept in a name."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cache_dir() -> Path:
-    """Where downloads and indexes are kept for all runs: `$BEIT_HOME`, or `~/.cache/beit`.
+    """The folder of downloads and indexes that all runs share: `$BEIT_HOME`, or `~/.cache/beit`.
 
-    Raises ConfigError where no home folder is known, as in a container for a user of its own.
+    Raises:
+        ConfigError: No home folder is known, as for an arbitrary user id in a container.
     """
     named = os.environ.get("BEIT_HOME") or "~/.cache/beit"
     place = from_home(named)
@@ -45,22 +47,24 @@ def cache_dir() -> Path:
 
 
 def from_home(place: str) -> Path:
-    """The path with `~` and `~user` replaced, where that home folder is known."""
+    """The path with `~` and `~user` replaced, if that home folder is known."""
     with suppress(RuntimeError):
         return Path(place).expanduser()
     return Path(place)
 
 
 class Written(NamedTuple):
-    """What a file must hold from now on."""
+    """Size and digest of a written file, to compare it with later."""
 
     bytes: int
     sha256: str
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> Written:
-    """Write a file and flush it; returns what it holds. Its name is durable once `flush` was called
-    on its folder."""
+    """Write a file and flush its contents; return their size and digest.
+
+    The name of the file is durable only once `flush` has been called on its folder.
+    """
     digest, total = hashlib.sha256(), 0
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
@@ -88,7 +92,7 @@ def flush(folder: Path) -> None:
 
 
 def beside(path: Path, purpose: str) -> Path:
-    """A hidden name in the same folder, with the same ending, of at most 255 bytes."""
+    """A hidden path in the same folder with the same suffix, its name at most 255 bytes long."""
     name = f".{purpose}-{path.name}"
     if len(os.fsencode(name)) > LONGEST:
         digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
@@ -97,7 +101,7 @@ def beside(path: Path, purpose: str) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they do not exist yet."""
+    """Create a folder and any missing parents, and make their names durable."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -106,16 +110,16 @@ def make_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file in place of an older one; at every moment one of the two is there, whole.
+    """Write a file in place of an older one; at any moment one of the two is there, complete.
 
-    Of several processes that do so at once, each writes the whole of it: the last one's stays.
+    Processes that do so at the same time take turns, and the file of the last one stays.
     """
     temporary = beside(path, "writing")
     handle = lock_file(temporary)
     try:
         write_file(temporary, pieces)
         temporary.replace(path)
-    except BaseException:  # a request to stop, too, leaves nothing
+    except BaseException:  # a request to stop, too, must leave nothing behind
         temporary.unlink(missing_ok=True)
         raise
     finally:
@@ -124,10 +128,13 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 
 def lock_file(path: Path, *, wait: bool = True) -> int:
-    """Open a file, made if need be, that no other process has locked; closing it unlocks it.
+    """Open a file and lock it against other processes; closing the handle unlocks it.
 
-    On a file system without locks it is merely opened. Raises BlockingIOError if the file is locked
-    and the caller does not `wait`; any other OSError if it cannot be opened.
+    The file is created if needed. On a file system without locks it is only opened, with a warning.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and `wait` is false.
+        OSError: The file cannot be opened.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -136,7 +143,7 @@ def lock_file(path: Path, *, wait: bool = True) -> int:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(handle)
-                if error.errno == errno.EACCES:  # of a lock that is held, on some systems
+                if error.errno == errno.EACCES:  # for a lock that is held, on some systems
                     raise BlockingIOError(errno.EWOULDBLOCK, error.strerror) from error
                 raise
             logger.warning(
@@ -147,11 +154,14 @@ def lock_file(path: Path, *, wait: bool = True) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
-        os.close(handle)  # who had it has renamed or removed it: the name is another file's now
+        os.close(handle)  # its holder renamed or removed it: the name is another file's now
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name; one that has it is removed once the new one is durable."""
+    """Move a finished folder to its final path.
+
+    A folder that is already there is removed once the new one is durable.
+    """
     flush(temporary)
     replaced = beside(final, "replaced")
     shutil.rmtree(replaced, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What travels from a view to an objective: batches. Images are uint8; B is the micro-batch.
+"""Batches, which travel from a view to an objective. Images are uint8; B is the micro-batch.
 
-A view makes a batch of one image, `collate` puts those of a micro-batch together. `keys` names the
-images, `unreadable` those that were left out, and `multi_frame` those whose files hold more than
-one image, of which the first was taken.
+A view makes a batch of one image, and `collate` joins those of a micro-batch. `keys` names the
+images, `unreadable` lists those that were skipped, and `multi_frame` names those whose files hold
+several images, of which the first is used.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from beit.masked_patches import MaskedPatches
 
 
 class Unreadable(NamedTuple):
-    """An image that was left out of a batch, and why."""
+    """An image that was skipped, and why."""
 
     key: str
     reason: str
 
 
 class ImageBatch(NamedTuple):
-    """Images without labels; `jitter` is what `to_device` applies to them.
+    """Images without labels.
 
-    Where views recur, `views` says which view of which image each is: (view, index), on the CPU.
+    `jitter` holds the colour changes that `to_device` applies. Where views recur, `views` says
+    which view of which image each one is: (view, index), on the CPU.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -43,8 +44,9 @@ class ImageBatch(NamedTuple):
 class MaskedBatch(NamedTuple):
     """Two views of one crop and a mask: what masked image modeling learns from.
 
-    `jitter` is what `to_device` applies to both views. Where views recur, `views` says which view
-    of which image each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
+    `jitter` holds the colour changes that `to_device` applies to both views. Where views recur,
+    `views` says which view of which image each one is: (view, index), on the CPU. `masked` is what
+    `to_device` read from the mask.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -59,7 +61,8 @@ class MaskedBatch(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """Images and their class ids or, where each may have several labels, those labels."""
+    """Images with one class id each or, where an image may have several labels, a flag per
+    class."""
 
     images: UInt8[Tensor, "batch channels height width"]
     targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
@@ -82,7 +85,7 @@ Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch
 
 
 class SkipLog:
-    """What batches say of images that were left out or are one of several, over all passes."""
+    """The images that were skipped, or are the first of several in their file, over all passes."""
 
     def __init__(self) -> None:
         self._unreadable: dict[str, Unreadable] = {}
@@ -90,21 +93,22 @@ class SkipLog:
 
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Those that could not be read so far."""
+        """The images that could not be read so far."""
         return tuple(self._unreadable.values())
 
     @property
     def multi_frame(self) -> tuple[str, ...]:
-        """Those that are the first of several in their file."""
+        """Keys of the images that are the first of several in their file."""
         return tuple(self._multi_frame)
 
     def add(self, batch: Batch) -> None:
-        """Gather what a batch says."""
+        """Note the images that a batch reports."""
         self._unreadable.update((found.key, found) for found in batch.unreadable)
         self._multi_frame.update(dict.fromkeys(batch.multi_frame))
 
     def of_all(self, gather: Callable[[SkipLog], list[SkipLog]]) -> SkipLog:
-        """Of every process that reads a part of the images, in the order of the parts."""
+        """One log for all processes, each of which reads a part of the images, in the order of the
+        parts."""
         found = SkipLog()
         for log in gather(self):
             found._unreadable |= log._unreadable
@@ -113,12 +117,12 @@ class SkipLog:
 
 
 def collate(samples: Sequence[Batch | Unreadable]) -> Batch | list[Unreadable]:
-    """One batch of batches of the same kind, in their order; without any, what was unreadable."""
+    """Join batches of one kind in their order; if no image could be read, return why instead."""
     unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]
     batches = [sample for sample in samples if not isinstance(sample, Unreadable)]
     if not batches:
         return unreadable
-    tensors: dict[int, Tensor] = {}  # one that serves twice stays one
+    tensors: dict[int, Tensor] = {}  # a tensor shared by two fields stays shared
     values: list[Any] = []
     for column in zip(*batches, strict=True):
         first = column[0]
@@ -133,7 +137,7 @@ def collate(samples: Sequence[Batch | Unreadable]) -> Batch | list[Unreadable]:
 
 
 def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with the function's result for each tensor; one that serves twice stays one."""
+    """Apply a function to every tensor of a batch; a tensor shared by two fields stays shared."""
     results: dict[int, Tensor] = {}
     values: list[Any] = []
     for value in batch:
@@ -147,8 +151,8 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def divide(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in parts of `size` images, in order, the last one perhaps smaller. What could not
-    be read is listed in the first part."""
+    """Split a batch into parts of `size` images, in order; the last one may be smaller. Images that
+    could not be read are listed in the first part only."""
     if len(batch.keys) <= size:
         yield batch
         return
@@ -163,12 +167,12 @@ def divide(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on the device, and with the jitter that was left to do there."""
+    """Move the tensors of a batch to the device, and apply the colour jitter there."""
     moved = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "mps"))
     if not isinstance(moved, ImageBatch | MaskedBatch):
         return moved
     assert isinstance(batch, ImageBatch | MaskedBatch)
-    moved = moved._replace(views=batch.views)  # to be read without waiting for the device
+    moved = moved._replace(views=batch.views)  # read without waiting for the device
     if isinstance(batch, MaskedBatch) and isinstance(moved, MaskedBatch):
         masked = MaskedPatches.of(batch.mask).to(device)
         moved = moved._replace(mask=masked.mask, masked=masked)

@@ -1,7 +1,7 @@
-"""A place for results belongs to one process at a time, from before its work until its end.
+"""A claim: a place for results belongs to one process at a time, from before its work to its end.
 
-Every verb that writes uses it. The claim is a lock that the kernel frees when its holder ends,
-however it ends: what a dead process left behind is taken over.
+Every verb that writes makes one. A claim is a lock that the kernel frees when its holder ends,
+however it ends, so that another process can take over what a dead one left behind.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from beit.errors import (
 LOCK = "run.lock"
 """The locked file in a folder that is in use."""
 UNFINISHED = ".writing-"
-"""Names of files begin with this until they are complete."""
+"""Prefix of the names of files that are not complete yet."""
 ANOTHER = "choose another --out"
 NO_ROOM = (*FULL, errno.EROFS, errno.EIO)
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How libraries that are written in Rust, as safetensors, report what the system refused."""
+"""How libraries written in Rust, such as safetensors, report what the system refused."""
 LITTLE = 2**16
-"""With fewer bytes free, an unknown failure of a library is put down to a full disk."""
+"""With fewer bytes free, an unknown failure of a library is attributed to a full disk."""
 
 
 class Claim:
-    """Held until it is released or the process ends.
+    """A lock on a place for results, held until it is released or the process ends.
 
-    Raises RunFolderError if another process holds it, ResourceError if the place cannot be written.
+    Raises:
+        RunFolderError: Another process holds it.
+        ResourceError: The place cannot be written to.
     """
 
     def __init__(self, lock: Path, place: Path, remedy: str = ANOTHER) -> None:
@@ -75,7 +77,7 @@ class Claim:
         return handle
 
     def release(self) -> None:
-        """Let others in."""
+        """Let other processes in."""
         if self._handle >= 0:
             self._lock.unlink(missing_ok=True)
             os.close(self._handle)
@@ -96,7 +98,13 @@ def is_free(folder: Path) -> bool:
 
 @contextmanager
 def claim_folder(folder: Path, remedy: str = ANOTHER) -> Iterator[None]:
-    """Work in a folder, which is made if it does not exist. Raises what `Claim` does."""
+    """Work in a folder, which is created if it does not exist.
+
+    Raises:
+        ConfigError: Its name is too long.
+        RunFolderError: Another process is working there.
+        ResourceError: It cannot be written to.
+    """
     check_name(folder, remedy)
     claim = Claim(folder / LOCK, folder, remedy)
     try:
@@ -119,8 +127,9 @@ def claim_output(
         remedy: What the user can do if the place is taken.
 
     Raises:
+        ConfigError: The name of the place is too long.
         RunFolderError: The place is not free, or another process is writing there.
-        ResourceError: It cannot be written.
+        ResourceError: It cannot be written to.
     """
     check_name(place, remedy)
     real = _real(place)
@@ -130,7 +139,7 @@ def claim_output(
     claim = Claim(beside(real, "lock"), place, remedy)
     try:
         _check_free(place, folder, replaces, remedy)
-        _remove(temporary)  # of a process that was killed
+        _remove(temporary)  # left by a process that was killed
         yield temporary
         _check_free(place, folder, replaces, remedy)
         _flush_all(temporary)
@@ -151,14 +160,14 @@ def claim_output(
 
 
 def _real(place: Path) -> Path:
-    """The one path of a place that may be named in several ways, for one claim."""
+    """The one path for a place that can be named in several ways, so that it has one claim."""
     if place.name in ("", ".."):
         return place.resolve()
     return place.parent.resolve() / place.name
 
 
 def check_name(place: Path, remedy: str = ANOTHER) -> None:
-    """Raise ConfigError for a place whose name is too long for any file system."""
+    """Raise ConfigError if a name in the path is too long for any file system."""
     for name in place.parts:
         if len(os.fsencode(name)) > LONGEST:
             raise ConfigError(
@@ -188,7 +197,7 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
 
 
 def _no_room(error: Exception, place: Path, temporary: Path) -> str:
-    """What the operating system refused when something was to be written; else nothing."""
+    """Why the operating system refused to write; empty if an error was about something else."""
     in_rust = RUST_ERROR.search(str(error))
     if in_rust:
         error = OSError(int(in_rust[1]), os.strerror(int(in_rust[1])), str(error))
@@ -203,8 +212,8 @@ def _no_room(error: Exception, place: Path, temporary: Path) -> str:
 
 
 def _check_temporary(error: OSError, folder: Path) -> None:
-    """Raise ResourceError if it was rather a library's temporary files that had no room: they lie
-    on another disk than the folder of the result, and that has less room left."""
+    """Raise ResourceError if it was a library's temporary files that had no room instead: they lie
+    on another disk than the result, and that disk has less room left."""
     place = Path(tempfile.gettempdir())
     if place.stat().st_dev == folder.stat().st_dev:
         return
@@ -223,7 +232,7 @@ def _unwritable(place: Path, problem: str, remedy: str) -> ResourceError:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that do not exist, from above."""
+    """The folder and those of its parents that do not exist, topmost first."""
     return [path for path in (*reversed(folder.parents), folder) if not path.exists()]
 
 
@@ -236,7 +245,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush_all(path: Path) -> None:
-    """Make a file, or all that is in a folder, durable."""
+    """Make a file, or everything in a folder, durable."""
     if not path.is_dir():
         with path.open("rb") as handle:
             os.fsync(handle.fileno())

@@ -34,7 +34,8 @@ COMMAND = re.compile(r"\b(?:beit|torchrun|pip) [^`]*")
 class BeitError(ValueError):
     """Base of all errors meant for the user; `exit_code` is what the command line returns.
 
-    Problem and remedy are one line each, whatever names they hold: see `beit.terminal`.
+    Problem and remedy are one line each, whatever characters are in the names they quote: see
+    `beit.terminal`.
     """
 
     exit_code = 1
@@ -56,7 +57,7 @@ class BeitError(ValueError):
 
 
 def _remade(kind: type[BeitError], problem: str, remedy: str) -> BeitError:
-    """The same error in another process."""
+    """Rebuild an error that comes from another process."""
     return kind(problem, remedy=remedy)
 
 
@@ -111,9 +112,14 @@ Error = TypeVar("Error", bound=BeitError)
 def of_another_format(
     error: type[Error], what: str, *, found: object, reads: int, made_by: object
 ) -> Error:
-    """For a file whose number of format is not the one that this version reads.
+    """The error for a file or folder in a format that this version does not read.
 
-    `made_by` is the version of this package that the file says it was written by, if it says so.
+    Args:
+        error: Type of the error.
+        what: The file or folder, as the message names it.
+        found: Number of its format.
+        reads: Number of the format that this version reads.
+        made_by: Version of this package that wrote it, as far as it says so.
     """
     named = isinstance(made_by, str) and len(made_by) < 40
     maker = f"beit {made_by}" if named else "an unknown version of beit"
@@ -126,8 +132,8 @@ def of_another_format(
 
 
 def no_model_at(reference: str, names: Collection[str] = ()) -> CheckpointError:
-    """For a reference that is neither a path nor anything else that names a model, such as one of
-    the `names`."""
+    """The error for a reference that is neither a path, nor one of the known `names`, nor anything
+    else that stands for a model."""
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.8)
     return CheckpointError(
         f"there is no file or folder '{reference}', and it is not a hub id or an address",
@@ -138,7 +144,7 @@ def no_model_at(reference: str, names: Collection[str] = ()) -> CheckpointError:
 
 
 def no_images_at(path: str) -> DataError:
-    """For a path of images at which nothing is."""
+    """The error for a path to images at which there is nothing."""
     return DataError(
         f"there is nothing at {path}",
         remedy="check the path: a folder of images, a list file or one image",
@@ -147,8 +153,16 @@ def no_images_at(path: str) -> DataError:
 
 @contextmanager
 def optional_library(problem: str, extra: str, *, instead: str = "") -> Iterator[None]:
-    """Around the import of a library that may be missing: ResourceError then, with the command that
-    installs it, or what to do instead."""
+    """Wrap the import of a library that may be missing, to tell the user how to install it.
+
+    Args:
+        problem: What the library is needed for; begins the message.
+        extra: The extra of this package that installs it.
+        instead: What the user can do instead; ends the remedy.
+
+    Raises:
+        ResourceError: The library cannot be imported.
+    """
     try:
         yield
     except ImportError as error:
@@ -158,16 +172,17 @@ def optional_library(problem: str, extra: str, *, instead: str = "") -> Iterator
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a disk, or what one may have of it, has no room left."""
+"""Error numbers for a disk, a quota or a file size with no room left."""
 NO_TEMPORARY = "No usable temporary directory"
-"""How Python begins where none of the folders for temporary files can be written to."""
+"""How Python's message begins when no folder for temporary files can be written to."""
 EXHAUSTED = {
     errno.EMFILE: "allow more open files (ulimit -n 4096), or use fewer --workers",
     errno.ENFILE: "end other programs, or use fewer --workers: all files of this machine are open",
     errno.EAGAIN: "allow more processes and threads (ulimit -u), or use fewer --workers",
     errno.ENOMEM: "free memory: fewer --workers, a smaller --batch or model, no other programs",
 }
-"""What a process ran out of, which says nothing about the file that it wanted, and the remedies."""
+"""Error numbers for what a process ran out of, which say nothing about the file it was opening, and
+their remedies."""
 REMEDIES = {
     **dict.fromkeys(FULL, "make room, and run it again"),
     **EXHAUSTED,
@@ -180,7 +195,7 @@ REMEDIES = {
 
 
 def system_error(error: OSError) -> ResourceError:
-    """What the operating system refused, for the user."""
+    """The error for the user when the operating system refused something."""
     if error.errno == errno.ENAMETOOLONG:
         name = max(Path(os.fsdecode(error.filename or "")).parts, key=len, default="")
         return ResourceError(
@@ -201,7 +216,7 @@ def system_error(error: OSError) -> ResourceError:
 
 
 def refusal(error: OSError) -> str:
-    """What the operating system says, or why it finds nothing from here."""
+    """What the operating system says, or that the folder this was started in is gone."""
     if error.errno == errno.ENOENT:
         try:
             Path.cwd()
@@ -211,7 +226,7 @@ def refusal(error: OSError) -> str:
 
 
 def on_one_line(error: Exception) -> str:
-    """Problem and remedy for a line of a log, where the second line of an error is not its own."""
+    """Problem and remedy in one line, for a log."""
     if isinstance(error, BeitError) and error.remedy:
         return f"{error.problem}; {error.remedy}"
     return str(error)

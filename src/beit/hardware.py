@@ -1,4 +1,4 @@
-"""Which devices there are, and what they do fast."""
+"""Which devices there are, what they compute fast, and whether memory ran out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ OUT_OF_MEMORY = (
     "MPS backend out of memory",
 )  # fmt: skip
 NO_ROOM_FOR_CODE = "could not create a primitive"
-"""All that oneDNN says where there is no memory for the code that it makes as it is needed."""
+"""All that oneDNN says when there is no memory for the code that it generates at run time."""
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """Number of processor cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that can be had; None where the system does not say."""
+    """Bytes of main memory available; None where the system does not say."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -41,9 +41,10 @@ def best_device() -> torch.device:
 
 def find_device(name: str | torch.device) -> torch.device:
     """The device of that name: `cpu`, `mps` (Apple), `cuda` or, of several, `cuda:1`; `auto` is a
-    GPU where there is one. Of several processes on a machine each gets a GPU of its own.
+    GPU if there is one. Of several processes on a machine, each gets a GPU of its own.
 
-    Raises ConfigError for one that is not there.
+    Raises:
+        ConfigError: There is no such device.
     """
     if name == "auto":
         name = best_device().type
@@ -68,7 +69,7 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there.
+    """Whether a device multiplies faster in bfloat16 than in float32.
 
     A GPU has it in hardware or not. A CPU has it with AVX512-BF16 or AMX; any other emulates it,
     which makes matrix products several times slower than in float32. An Apple GPU gains nothing.
@@ -82,20 +83,22 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for all the ways in which Python and torch report that there is no memory left."""
+    """Whether an error is one of the ways in which Python and torch report a lack of memory."""
     if not isinstance(error, RuntimeError):
         return isinstance(error, MemoryError)
-    told = str(error)
+    message = str(error)
     return (
         isinstance(error, torch.OutOfMemoryError)
-        or told == NO_ROOM_FOR_CODE
-        or any(text in told for text in OUT_OF_MEMORY)
+        or message == NO_ROOM_FOR_CODE
+        or any(text in message for text in OUT_OF_MEMORY)
     )
 
 
 def raise_if_exhausted(error: BaseException) -> None:
-    """Raise what this process ran out of, memory, room on a disk or open files, where that is what
-    an error of a library comes from: it says nothing about the file or the model at hand."""
+    """Raise the cause of a library's error if this process ran out of memory, disk or open files.
+
+    Such an error says nothing about the file or the model at hand.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if is_out_of_memory(cause) or (isinstance(cause, OSError) and _is_exhausted(cause)):

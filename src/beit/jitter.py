@@ -1,8 +1,8 @@
 """Colour jitter: drawn once per image, applied to its pixels or to a whole batch on its device.
 
 Brightness, contrast and saturation all move the values of a pixel away from a pivot, or towards it:
-pivot + factor * (value - pivot), cut to 0..255 and truncated, as in Pillow. The pivot is black, the
-mean grey of the image, or the pixel's own grey.
+pivot + factor * (value - pivot), clipped to 0..255 and truncated, as in Pillow. The pivot is black,
+the mean grey of the image, or the pixel's own grey.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 GREY_WEIGHTS = (19595 / 65536, 38470 / 65536, 7471 / 65536)
-"""ITU-R 601, in Pillow's fixed point: in float32 exactly the same numbers."""
+"""ITU-R 601 in Pillow's fixed point; float32 represents these numbers exactly."""
 SAMPLED = 5000
-"""Pixels, about, whose mean stands for that of an image: right within half a grey level."""
+"""About how many pixels stand for an image: their mean is right to half a grey level."""
 
 
 class Change(NamedTuple):
@@ -33,7 +33,7 @@ class Change(NamedTuple):
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Grey of pixels uint8 [H,W,C]; the values themselves where there are not three channels."""
+    """Grey of pixels uint8 [H,W,C]; unless they have three channels, the pixels themselves."""
     return np.asarray(Image.fromarray(pixels).convert("L")) if pixels.shape[2] == 3 else pixels
 
 
@@ -41,17 +41,22 @@ def _sample(image: np.ndarray) -> np.ndarray:
     """Evenly spread pixels of an image, uint8 [1,pixels,C]; all if there are few."""
     pixels = image.reshape(-1, image.shape[2])
     step = max(1, len(pixels) // SAMPLED)
-    while math.gcd(step, image.shape[1]) > 1:  # else the same columns of all rows
+    while math.gcd(step, image.shape[1]) > 1:  # else every row gives the same columns
         step += 1
     return np.ascontiguousarray(pixels[step // 2 :: step])[None]
 
 
 def draw_jitter(image: np.ndarray, strength: float, generator: random.Random) -> list[Change]:
-    """Random brightness, contrast and saturation, in random order, for an image uint8 [H,W,C].
+    """Draw random brightness, contrast and saturation, in random order, for an image.
 
-    Each factor is uniform in [1 - strength, 1 + strength], as torchvision's ColorJitter. The pivot
-    of contrast is the mean grey of the whole image as the changes before it left it. Images
-    without three channels have no saturation to change. A strength of zero changes nothing.
+    The pivot of contrast is the mean grey of the whole image after the changes before it. Images
+    without three channels have no saturation to change.
+
+    Args:
+        image: Pixels, uint8 [H,W,C].
+        strength: Each factor is uniform in [1 - strength, 1 + strength], at least 0, as in
+            torchvision's ColorJitter. Zero changes nothing.
+        generator: Draws the factors and their order.
     """
     if strength == 0:
         return []
@@ -77,9 +82,9 @@ def _saturated(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 
 def changed(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
-    """The changes one after the other, uint8 [H,W,C] to the same; what is given stays as it is."""
+    """Apply changes one after the other to pixels, uint8 [H,W,C]; the input is not modified."""
     for by_value, group in itertools.groupby(changes, lambda change: not change.own_grey):
-        if by_value:  # neighbours become one table
+        if by_value:  # consecutive changes become one lookup table
             values = np.arange(256, dtype=np.float32)
             for change in group:
                 moved = change.level + np.float32(change.factor) * (values - change.level)
@@ -94,7 +99,7 @@ def changed(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
 
 
 def changes_tensor(changes: list[Change]) -> Float[Tensor, "changes numbers"]:
-    """How drawn changes travel to the device."""
+    """The changes of one image as a tensor, in which they travel to the device."""
     return torch.tensor(changes, dtype=torch.float32)
 
 
@@ -102,7 +107,7 @@ def changed_batch(
     images: UInt8[Tensor, "batch channels height width"],
     changes: Float[Tensor, "batch changes numbers"],
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """`changed` for a batch, each image with its own changes, without a branch on the numbers."""
+    """Like `changed` for a batch: each image has its own changes, and no branch depends on them."""
     has_colour = images.shape[1] == len(GREY_WEIGHTS)
     pixels = images.float()
     for change in changes.unbind(dim=1):

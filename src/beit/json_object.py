@@ -1,4 +1,4 @@
-"""JSON from outside: nothing of it is silently dropped, and what is wrong is one typed error."""
+"""JSON from outside: nothing in it is silently dropped, and every fault is one typed error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value that a JSON text holds.
+    """The value of a JSON text.
 
-    Raises ValueError, and nothing else, for what is not JSON, is not UTF-8, is nested too deeply to
-    be read, or names a key twice in one object: JSON readers differ on which of the two counts.
+    Raises:
+        ValueError: The text is not JSON, is not UTF-8, is nested too deeply, or repeats a key in
+            one object: JSON readers differ on which of the two counts. No other error is raised.
     """
     try:
         return json.loads(content, object_pairs_hook=_each_once)
@@ -27,8 +28,11 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def parse_list(content: str) -> list[tuple[int, Any]]:
-    """The entries of a JSON list, each with the line where it begins, counted from 1. Raises
-    ValueError, and nothing else, for what is no list, or no JSON for `parse_json`."""
+    """The entries of a JSON list, each with the line where it begins, counted from 1.
+
+    Raises:
+        ValueError: It is no list, or `parse_json` does not read it. No other error is raised.
+    """
     values = parse_json(content)
     if not isinstance(values, list):
         raise ValueError("it is no list")
@@ -54,17 +58,44 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path, error: type[BeitError], remedy: str) -> Any:
-    """The value in a file. Raises `error` if the file cannot be read or holds no JSON."""
+    """The value in a JSON file.
+
+    Args:
+        path: File to read.
+        error: Type of the error to raise.
+        remedy: What the user can do about it; part of the error.
+
+    Raises:
+        BeitError: Of type `error`: the file cannot be read or is not JSON.
+    """
     return _parse(path, read_bytes(path, error, remedy), error, remedy)
 
 
 def read_object(path: Path, error: type[BeitError], remedy: str) -> dict[str, Any]:
-    """The object in a file. Raises `error` if the file cannot be read or holds none."""
+    """The object in a JSON file.
+
+    Args:
+        path: File to read.
+        error: Type of the error to raise.
+        remedy: What the user can do about it; part of the error.
+
+    Raises:
+        BeitError: Of type `error`: the file cannot be read or holds no JSON object.
+    """
     return parse_object(path, read_bytes(path, error, remedy), error, remedy)
 
 
 def read_bytes(path: Path, error: type[BeitError], remedy: str) -> bytes:
-    """The content of a file. Raises `error` if it cannot be read."""
+    """The content of a file.
+
+    Args:
+        path: File to read.
+        error: Type of the error to raise.
+        remedy: What the user can do about it; part of the error.
+
+    Raises:
+        BeitError: Of type `error`: the file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as cause:
@@ -72,7 +103,17 @@ def read_bytes(path: Path, error: type[BeitError], remedy: str) -> bytes:
 
 
 def parse_object(path: Path, data: bytes, error: type[BeitError], remedy: str) -> dict[str, Any]:
-    """The object in the content of a file. Raises `error` if it holds none."""
+    """The object in the content of a JSON file.
+
+    Args:
+        path: The file, as the error names it.
+        data: Its content.
+        error: Type of the error to raise.
+        remedy: What the user can do about it; part of the error.
+
+    Raises:
+        BeitError: Of type `error`: the content is not a JSON object.
+    """
     values = _parse(path, data, error, remedy)
     if not isinstance(values, dict):
         raise error(f"{path} holds no JSON object", remedy=remedy)
@@ -87,8 +128,11 @@ def _parse(path: Path, data: bytes, error: type[BeitError], remedy: str) -> Any:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, but for those that are cut off or damaged, as by a
-    process that died while it wrote. A file that cannot be read has none."""
+    """The objects in a file of JSON lines.
+
+    Lines that are cut off or damaged, as by a process that died while writing, are skipped. A file
+    that cannot be read has none.
+    """
     try:
         lines = path.read_text("utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """Samplers of masks: a grid and a generator in, bool [N] out.
 
 Section 2.3 and Algorithm 1 of the paper. The published code draws the aspect log-uniformly, and
-stops early when ten attempts fail, so that only two images of three reach the requested number;
+stops early when ten attempts fail, so that only two images in three reach the requested number;
 here that sampler has a name of its own, and the default always reaches it (static shapes).
 """
 
@@ -36,7 +36,7 @@ class MaskSampler(abc.ABC):
     @property
     @abc.abstractmethod
     def count(self) -> int:
-        """Hidden patches M per mask; for the published sampler the most it can be."""
+        """Hidden patches M per mask; for the published sampler an upper bound."""
 
     @abc.abstractmethod
     def __call__(self, generator: random.Random) -> np.ndarray:
@@ -47,8 +47,10 @@ class MaskSampler(abc.ABC):
 def build_sampler(config: MaskingConfig, grid: tuple[int, int]) -> MaskSampler:
     """The sampler of a masking scheme on a grid of h x w patches.
 
-    A scheme of your own is registered as those at the end of this file.
-    Raises ConfigError if none is registered for the type of `config`.
+    A scheme of your own is registered like those at the end of this file.
+
+    Raises:
+        ConfigError: No sampler is registered for the type of `config`.
     """
     raise ConfigError(
         f"no sampler is registered for {type(config).__name__} ({grid[0]} x {grid[1]} patches)",

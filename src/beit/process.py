@@ -1,8 +1,8 @@
-"""A process among others: its standard streams may fail, signals end it, its parent may go.
+"""A process among others: its standard streams may fail, signals end it, its parent may go away.
 
 A reader may go away (`| head`, a closed terminal), a disk behind a redirection may fill up, a
-launcher may start a program with a stream closed. Where the output only reports progress, it is
-then dropped and the work goes on. Where it is the result, the program has to end.
+launcher may start a program with a stream closed. If the output only reports progress, it is then
+dropped and the work goes on. If it is the result, the program has to end.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ONE_REQUEST = 1.0
-"""Seconds within which several signals are one request: schedulers and launchers send them to a
-process and to its group, and the kernel says more than once that a parent is gone."""
+"""Seconds within which several signals count as one request: schedulers and launchers send them to
+a process and to its group, and the kernel may report more than once that a parent is gone."""
 STREAMS = {"stdout": 1, "stderr": 2}
 PR_SET_PDEATHSIG = 1
 
@@ -63,11 +63,14 @@ class _Descriptor(io.FileIO):
 
 
 def take_over(*, result: bool) -> None:
-    """Replace the standard streams by ones that cannot end the program, and open those that are
-    closed: else the next file to be opened would take their place, and be printed into.
+    """Replace the standard streams by ones that cannot end the program, and open closed ones.
 
-    `result`: what is printed to standard output is what the program is for, and writing it raises
-    OSError if it cannot be. Characters that a stream's encoding lacks are written as escapes.
+    If a closed stream stayed closed, the next file to be opened would take its place, and output
+    would be printed into it. Characters that a stream's encoding lacks are written as escapes.
+
+    Args:
+        result: Standard output carries what the program is for: if it cannot be written, OSError is
+            raised.
     """
     closed = [number for number in (0, 1, 2) if not _is_open(number)]
     for _ in closed:
@@ -95,13 +98,13 @@ def _is_open(number: int) -> bool:
 
 
 def failure_of(stream: object) -> OSError | None:
-    """Why a stream that was taken over can no longer be written to, if it cannot."""
+    """The error that ended output to a stream that was taken over; None if there was none."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw.failure if isinstance(raw, _Descriptor) else None
 
 
 def failures() -> Iterator[tuple[str, OSError]]:
-    """Of both streams, by their names."""
+    """The streams that failed, by name, with their errors."""
     for name in STREAMS:
         error = failure_of(getattr(sys, name))
         if error is not None:
@@ -109,25 +112,30 @@ def failures() -> Iterator[tuple[str, OSError]]:
 
 
 def end_by(number: signal.Signals) -> NoReturn:
-    """End this process by a signal, so that a shell sees it as it does of any other program."""
+    """End this process by a signal, so that a shell sees it end as any other program would."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     raise AssertionError(number)
 
 
 def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal as soon as its parent is gone, however that ended;
-    to be exact, the thread that started it. Only Linux can; elsewhere nothing happens."""
+    """Have the kernel send this process a signal as soon as its parent is gone, however that ended.
+
+    To be exact, as soon as the thread that started it is gone. Only Linux can do this; elsewhere
+    nothing happens.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
 
 @contextmanager
 def ended_together(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Use a pool whose processes are requested to stop where this one is interrupted, and not
-    waited for until they have done all that was handed to them.
+    """Use a pool whose processes are terminated when this one is interrupted.
 
-    Raises ResourceError if one of them dies.
+    Otherwise an interrupt would wait until they have finished all that was submitted to them.
+
+    Raises:
+        ResourceError: One of the processes died.
     """
     with pool as entered:
         try:
@@ -144,23 +152,24 @@ def ended_together(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 
 class StopRequest:
-    """Remembers that a signal requested to stop; a second request stops at once.
+    """Remembers that a signal requested a stop; a second request stops at once.
 
-    `interrupts`: the request also interrupts what is done, whichever signal it was, as Ctrl-C does:
-    what was begun is put in order on the way out.
+    Args:
+        interrupts: A request, whichever signal it was, also interrupts the work, as Ctrl-C does, so
+            that what was begun can be cleaned up on the way out.
     """
 
     def __init__(self, *, interrupts: bool = False) -> None:
         self.requested = False
         self.signal = signal.SIGINT
-        """That requested it."""
+        """The signal that requested the stop."""
         self._interrupts, self._owner = interrupts, os.getpid()
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
         for name in SIGNALS:
-            # What was started to outlive its terminal, as by nohup, goes on.
+            # A program that was started to outlive its terminal, as by nohup, goes on.
             kept = self._interrupts or name == signal.SIGHUP
             if kept and signal.getsignal(name) is signal.SIG_IGN:
                 continue
@@ -171,7 +180,7 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a copy of this process, with nothing to put in order
+        if os.getpid() != self._owner:  # a fork of this process, with nothing to clean up
             end_by(signal.Signals(number))
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
@@ -183,7 +192,7 @@ class StopRequest:
             signal.raise_signal(number)
 
     def ignore(self) -> None:
-        """Ignore all requests from here on."""
+        """Ignore all further requests."""
         for name in self._before:
             signal.signal(name, signal.SIG_IGN)
         self._before.clear()

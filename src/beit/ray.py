@@ -2,7 +2,7 @@
 
     dataset.map_batches(beit.ray.Embedder, fn_constructor_kwargs={"model": "runs/pretrain"})
 
-and the engine of `beit embed --engine ray`, whose actors write the parts of one folder.
+Also the engine of `beit embed --engine ray`, whose actors write the parts of one folder.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ with optional_library("this needs Ray", "ray"):
     import ray.data
 
 IMAGE_COLUMNS = ("image", "bytes", "path")
-"""Of what Ray's readers call them: pixels [H,W,C], the encoded file, and where it lies."""
+"""What Ray's readers call columns of pixels [H,W,C], of encoded files, and of their paths."""
 MOST_WORKERS = 16
 
 
 def share(model: str | Path) -> ray.ObjectRef:
-    """A model in the object store, loaded once for all actors, on machines that lack its file."""
+    """Put a model into the object store: it is loaded once for all actors, and only this machine
+    needs its file."""
     return ray.put(open_artifact(model))
 
 
@@ -53,8 +54,8 @@ class _Actor:
         self._column = column
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The columns of the batch but for the images, those of the answer, and `error`, which is
-        empty for an answer."""
+        """The columns of the batch without the images, those of the answers, and `error`, which is
+        empty where there is an answer."""
         column = self._column or next((name for name in IMAGE_COLUMNS if name in batch), "")
         if column not in batch:
             raise ConfigError(
@@ -96,12 +97,13 @@ class Embedder(_Actor):
     """Adds `features` of a backbone, or `tokens` of a tokenizer.
 
     Args:
-        model: As for `beit.load`; or what `share` gave.
+        model: As for `beit.load`, or the result of `share`.
         block: Block whose output is taken, 0 is the first; the last one by default.
         precision: fp32, bf16, int8, or auto.
         compile: Compile the model.
         device: cpu, cuda, or auto.
-        column: Of the images: pixels, encoded files or paths; found by Ray's own names.
+        column: Name of the column of images: pixels, encoded files or paths; by default, Ray's own
+            names are tried.
     """
 
     def __init__(
@@ -122,12 +124,13 @@ class Predictor(_Actor):
     """Adds `class_ids`, `classes` and `probabilities`, the most probable first.
 
     Args:
-        model: As for `beit.load`; or what `share` gave.
+        model: As for `beit.load`, or the result of `share`.
         top: Classes per image, as for `beit predict`.
         precision: fp32, bf16, int8, or auto.
         compile: Compile the model.
         device: cpu, cuda, or auto.
-        column: Of the images: pixels, encoded files or paths; found by Ray's own names.
+        column: Name of the column of images: pixels, encoded files or paths; by default, Ray's own
+            names are tried.
     """
 
     def __init__(
@@ -145,10 +148,10 @@ class Predictor(_Actor):
 
 
 class _PartWriter:
-    """An actor that writes parts of a folder; one that was interrupted is written again."""
+    """An actor that writes parts of a folder; a part that was interrupted is written again."""
 
     def __init__(self, job: ray.ObjectRef, parts: Parts, folder: str) -> None:
-        os.chdir(folder)  # what paths are relative to
+        os.chdir(folder)  # which paths are relative to
         self._job: Job = ray.get(job)
         self._parts = parts
 
@@ -157,7 +160,7 @@ class _PartWriter:
         return {"number": batch["number"], "unreadable": np.array(unreadable)}
 
     def _write(self, number: int) -> int:
-        """Write a part; how many of its images cannot be read."""
+        """Write a part; return how many of its images cannot be read."""
         rows = self._job.write(self._parts, [number], ALL)
         return sum(some.unreadable for some in rows)
 
@@ -167,6 +170,9 @@ def write_folder(job: Job) -> Written:
 
     All machines must see the folder and, unless they are stored elsewhere, the images. An actor or
     a machine that is lost is replaced by others.
+
+    Raises:
+        ResourceError: Ray does not answer.
     """
     began = not ray.is_initialized()
     if began:

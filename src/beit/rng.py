@@ -1,4 +1,4 @@
-"""Where random numbers come from: a few numbers and words, and nothing else that could be lost."""
+"""Random numbers that follow from a few numbers and words, so that there is no state to be lost."""
 
 from __future__ import annotations
 
@@ -22,20 +22,27 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def drawn_order(names: Iterable[str], purpose: str, seed: int) -> np.ndarray:
-    """The places of some names in a random order, int64 [n], in which two names stand to each other
-    as they do among any others."""
+    """Indices of names in a random order, int64 [n].
+
+    Which of two names comes first does not depend on the other names.
+
+    Args:
+        names: What is put in order.
+        purpose: Separates the orders that are drawn for different purposes with one seed.
+        seed: Decides the order.
+    """
     texts = (f"{purpose}:{seed}:{name}".encode("utf-8", "surrogateescape") for name in names)
     ranks = [hashlib.blake2b(text, digest_size=8).digest() for text in texts]
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), np.int64)
 
 
 def seed_everything(*parts: int) -> None:
-    """Make every global generator a function of the parts; nothing random is left to restore."""
+    """Seed every global generator from the parts, so that no random state needs to be restored."""
     mixed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
     seed = int(mixed >> np.uint64(1))
     if _has_accelerator():
         torch.manual_seed(seed)
-    else:  # the same; but torch would note for devices that may come who asked, line by line
+    else:  # the same, without the stack trace that torch would keep for devices that may come
         torch.default_generator.manual_seed(seed)
     np.random.seed(int(mixed & np.uint64(0xFFFFFFFF)))
     random.seed(int(mixed))
@@ -47,7 +54,7 @@ def _has_accelerator() -> bool:
 
 
 class SampleRNG(NamedTuple):
-    """The source of all that is random in a micro-batch.
+    """The source of all random numbers in a micro-batch.
 
     Every image has numbers of its own, which follow from the seed, the step, and its place in the
     batch of the update. So neither the number of processes nor that of micro-batches changes them.
@@ -58,27 +65,33 @@ class SampleRNG(NamedTuple):
     first: int
     """Place of the micro-batch's first image in the batch of the update."""
 
-    def generators(
+    def _generators(
         self, purpose: str, images: int, device: torch.device | str = "cpu"
     ) -> Iterator[torch.Generator]:
-        """One after the other, the generator of each image; each is gone with the next."""
+        """The generator of each image in turn: one object, seeded anew for each of them."""
         generator = torch.Generator(device)
         for place in range(self.first, self.first + images):
             yield generator.manual_seed(derive_seed(purpose, self.seed, self.step, place))
 
     def uniform(self, purpose: str, images: int, each: int) -> Float[Tensor, "images each"]:
-        """Numbers in [0, 1), on the CPU."""
-        drawn = [torch.rand(each, generator=one) for one in self.generators(purpose, images)]
+        """Numbers in [0, 1) for each image, on the CPU.
+
+        Args:
+            purpose: Separates the numbers that are drawn for different purposes in one step.
+            images: Number of images in the micro-batch.
+            each: Numbers per image.
+        """
+        drawn = [torch.rand(each, generator=one) for one in self._generators(purpose, images)]
         return torch.stack(drawn)
 
     def gumbel(self, purpose: str, like: Float[Tensor, "images ..."]) -> Tensor:
-        """Standard Gumbel noise in the shape of something, on its device."""
+        """Standard Gumbel noise with the shape, type and device of `like`."""
         noise = torch.empty_like(like, memory_format=torch.contiguous_format)
-        generators = self.generators(purpose, len(noise), noise.device)
+        generators = self._generators(purpose, len(noise), noise.device)
         for row, generator in zip(noise, generators, strict=True):
             row.exponential_(generator=generator)
         return -noise.log()
 
     def seed_global(self, row: int) -> None:
-        """Make every global generator that of one image, for libraries that take no other."""
+        """Seed every global generator for one image, for libraries that take no generator."""
         seed_everything(self.seed, self.step, self.first + row)

@@ -1,4 +1,4 @@
-"""What people read on a terminal or in a log: names from outside never act there.
+"""What people read on a terminal or in a log: names from outside have no effect there.
 
 No character of a name moves the cursor, starts a line, or is read as Rich's markup, and none can
 fail to be encoded.
@@ -49,12 +49,13 @@ def printable_lines(text: str) -> str:
 
 
 def print_lines(*lines: object) -> None:
-    """Print each on a line of its own, made printable: the paths of written files, for example."""
+    """Print each argument, made printable, on a line of its own: paths of written files, for
+    example."""
     print("\n".join(map(printable, lines)), flush=True)
 
 
 def counted(amount: int, noun: str) -> str:
-    """`1 image`, `2,000 images`, `3 classes`."""
+    """A number and its noun: `1 image`, `2,000 images`, `3 classes`."""
     ending = "" if amount == 1 else "es" if noun.endswith("s") else "s"
     return f"{amount:,} {noun}{ending}"
 
@@ -106,7 +107,7 @@ class PrintableFormatter(logging.Formatter):
 
 
 def log_to_terminal(level: int = logging.INFO) -> None:
-    """Send this package's messages to stderr, from a level on, made printable."""
+    """Send this package's log messages of at least this level to stderr, made printable."""
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
@@ -117,7 +118,7 @@ class TextTable:
     """A table of plain text: a cell may have several lines, and nothing in it is markup."""
 
     def __init__(self, *heads: str, folded: int | None = None) -> None:
-        """`folded`: the column whose long words are wrapped instead of cut."""
+        """`folded` is the index of a column whose long words are wrapped instead of cut."""
         from rich.table import Column, Table
 
         columns = [Column(_cell(head)) for head in heads]
@@ -126,12 +127,12 @@ class TextTable:
         self.rich = Table(*columns)
 
     def add_row(self, *cells: str) -> None:
-        """One cell for each head."""
+        """Add a row, with one cell for each head."""
         self.rich.add_row(*map(_cell, cells))
 
 
 def print_tables(*tables: TextTable | Table) -> None:
-    """Print them one below the other."""
+    """Print tables one below the other."""
     from rich.console import Console
 
     rich = [table.rich if isinstance(table, TextTable) else table for table in tables]
@@ -139,7 +140,8 @@ def print_tables(*tables: TextTable | Table) -> None:
 
 
 class LiveBar:
-    """A bar at the foot of a terminal, below lines that scroll: steps done, a remark, time left."""
+    """A bar at the bottom of a terminal, below lines that scroll: steps done, a remark, time
+    left."""
 
     def __init__(self, total: int, done: int = 0) -> None:
         from rich.console import Console
@@ -164,28 +166,28 @@ class LiveBar:
         self._bar.start()
 
     def move(self, done: int) -> None:
-        """So many steps are done; drawn five times a second at most."""
+        """Set the number of steps done; the bar is redrawn five times a second at most."""
         self._bar.update(self._task, completed=done)
         if time.monotonic() - self._drawn >= 0.2:
             self._drawn = time.monotonic()
             self._bar.refresh()
 
     def remark(self, text: str) -> None:
-        """What stands beside the bar."""
+        """Set the text beside the bar."""
         self._bar.update(self._task, description=printable(text))
         self._bar.refresh()
 
     def print(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._bar.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
 
 def is_live(stream: TextIO) -> bool:
-    """Whether a person watches what is written there, on a terminal that can move its cursor."""
+    """Whether a stream is a terminal that can move its cursor, so that a person may be watching."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 

@@ -19,16 +19,17 @@ Grid = tuple[int, int]
 Rgb = UInt8[np.ndarray, "height width 3"]
 
 MOST_PIXELS = 128
-"""Sides above this are shrunk for a page."""
+"""Longest side of an image on a page, in pixels; larger images are shrunk."""
 HIDDEN = np.array([128, 128, 140], np.uint8)
 RIGHT, WRONG = np.array([38, 166, 154], np.uint8), np.array([239, 108, 0], np.uint8)
 HEAT = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
-"""Five of the colours of the map called magma, dark to bright."""
+"""Five colours of the colour map magma, dark to bright."""
 
 
 def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channels height width"]
 ) -> Rgb:  # fmt: skip
-    """uint8 or [0, 1] pixels as RGB: grey is repeated, of more channels the first three taken."""
+    """uint8 or [0, 1] pixels as RGB: grey is repeated, two channels get an empty third one, and of
+    more than three the first three are taken."""
     if image.dtype != torch.uint8:
         image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = image.cpu()
@@ -38,7 +39,7 @@ def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channe
 
 
 def as_png(pixels: Rgb, colours: int | None = None) -> bytes:
-    """The image as a PNG file; with a palette of so many colours if given."""
+    """The image as a PNG file; with a palette of `colours` colours if given."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return _encoded(image.quantize(colours) if colours else image)
 
@@ -50,12 +51,12 @@ def _encoded(image: Image.Image) -> bytes:
 
 
 def png_uri(pixels: Rgb, colours: int | None = None) -> str:
-    """The same in a data URI."""
+    """The image as the data URI of its PNG; `colours` is as for `as_png`."""
     return "data:image/png;base64," + base64.b64encode(as_png(pixels, colours)).decode("ascii")
 
 
 def data_uri(pixels: Rgb, colours: int | None = None) -> str:
-    """The image in a data URI, shrunk to what a page shows."""
+    """Like `png_uri`, of the image shrunk to the size that a page shows."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     longest = max(image.size)
     if longest > MOST_PIXELS:
@@ -65,7 +66,13 @@ def data_uri(pixels: Rgb, colours: int | None = None) -> str:
 
 
 def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarray:
-    """One value (or colour) per patch [N, ...] spread over the pixels [H, W, ...] of its patch."""
+    """Spread one value or colour per patch over the pixels of its patch, [H, W, ...].
+
+    Args:
+        values: Of each patch, [N, ...].
+        grid: Rows and columns of patches.
+        size: Height and width of the result in pixels.
+    """
     laid = values.reshape(*grid, *values.shape[1:])
     rows, columns = (
         np.arange(side) * cells // side for side, cells in zip(size, grid, strict=True)
@@ -75,7 +82,13 @@ def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarr
 
 
 def hide(image: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
-    """The image with its hidden patches in grey."""
+    """The image with its hidden patches in grey.
+
+    Args:
+        image: What is shown.
+        mask: True where a patch is hidden.
+        grid: Rows and columns of patches.
+    """
     hidden = per_pixel(mask.cpu().numpy(), grid, image.shape[:2])
     covered: Rgb = np.where(hidden[..., None], HIDDEN, image)
     return covered
@@ -84,7 +97,14 @@ def hide(image: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
 def judge(
     image: Rgb, masked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
 ) -> Rgb:
-    """Where the predictions were right (teal) and wrong (orange), over a pale grey image."""
+    """Where the predictions were right (teal) and wrong (orange), over a pale grey image.
+
+    Args:
+        image: What is shown.
+        masked: Patches that were predicted; only these are coloured.
+        right: Patches whose prediction is right.
+        grid: Rows and columns of patches.
+    """
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 90
     colours = np.where(right.cpu().numpy()[:, None], RIGHT, WRONG)
     colour = per_pixel(colours, grid, image.shape[:2])
@@ -106,13 +126,25 @@ def code_colours(codes: int) -> np.ndarray:
 
 
 def token_map(tokens: Int64[Tensor, " patches"], grid: Grid, codes: int) -> Rgb:
-    """The tokens as a grid of colours, one pixel per token."""
+    """The tokens as a grid of colours, one pixel per token.
+
+    Args:
+        tokens: Code of each patch, row by row.
+        grid: Rows and columns of tokens.
+        codes: Size K of the vocabulary.
+    """
     laid: Rgb = code_colours(codes)[tokens.cpu().numpy()].reshape(*grid, 3)
     return laid
 
 
 def heat(image: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
-    """Weights per patch over the image in grey: dark for none, bright for the largest."""
+    """Weights of patches over the image in grey: dark for none, bright for the largest.
+
+    Args:
+        image: What is shown.
+        weights: Not negative; they are divided by the largest.
+        grid: Rows and columns of patches.
+    """
     values = weights.float().cpu().numpy()
     scaled = values / max(float(values.max()), 1e-12)
     places = np.linspace(0, 1, len(HEAT))
@@ -124,7 +156,13 @@ def heat(image: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
 
 
 def mark(image: Rgb, patch: int, grid: Grid) -> Rgb:
-    """The image with a frame of white in black around one patch."""
+    """The image with one patch in a white frame with a black edge.
+
+    Args:
+        image: What is shown; it is not changed.
+        patch: Index of the patch, row by row.
+        grid: Rows and columns of patches.
+    """
     marked = image.copy()
     height, width = image.shape[:2]
     row, column = divmod(patch, grid[1])
@@ -151,7 +189,7 @@ PALETTE = _palette()
 
 
 def label_map_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
-    """Labels as indexed PNG: the values are the labels, the palette is for the eye."""
+    """Labels as indexed PNG: the values are the labels, the palette is for viewing."""
     image = Image.fromarray(labels)
     image.putpalette(PALETTE.tobytes())
     return _encoded(image)

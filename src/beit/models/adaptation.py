@@ -1,8 +1,8 @@
 """How much of a pre-trained backbone is trained: all of it, its later blocks, low-rank additions to
-its weights, or nothing of it.
+its weights, or none of it.
 
-LoRA (Hu et al. 2021, arXiv:2106.09685) is here a parametrization of the weights of attention and
-MLP, so that nothing of the backbone knows of it, and what is published is a plain model.
+LoRA (Hu et al. 2021, arXiv:2106.09685) is implemented here as a parametrization of the weights of
+attention and MLP, so that the backbone need not know of it and a plain model is published.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Weight = Float[Tensor, "rows columns"]
 
 
 class LowRank(nn.Module):
-    """W + alpha / rank * up @ down; `up` is 0 at first, so that training begins with W (eq. 3)."""
+    """W + alpha / rank * up @ down; `up` is 0 at first, so that training starts from W (eq. 3)."""
 
     def __init__(self, weight: Weight, rank: int, alpha: float) -> None:
         super().__init__()
@@ -40,9 +40,11 @@ class LowRank(nn.Module):
 
 
 def adapt(model: BackboneModel, config: AdaptationConfig) -> None:
-    """Leave trainable, in place, what the config says; the head always is.
+    """Freeze, in place, all of the backbone that the config does not train; the head is always
+    trained.
 
-    What is left as it is drops no paths. The draws of LoRA are torch's.
+    Blocks in which nothing is trained drop no paths. LoRA's initial values are drawn from torch's
+    global generator.
     """
     backbone, kept = model.backbone, config.freeze_blocks
     whole = config.freeze or config.lora > 0
@@ -64,13 +66,14 @@ def adapt(model: BackboneModel, config: AdaptationConfig) -> None:
 
 
 def merged(model: Model) -> Model:
-    """The model with what was added to its weights in them: itself, if there is nothing."""
+    """A copy of the model with the low-rank additions added to its weights; the model itself if it
+    has none."""
     if not any(isinstance(module, LowRank) for module in model.modules()):
         return model
     plain = deepcopy(model)
     for module in [*plain.modules()]:
         if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, "weight"):
-            # By hand: `remove_parametrizations` would change the class, which the model has too.
+            # By hand: `remove_parametrizations` would change the class, which the original shares.
             weight = module.weight.detach().clone()
             del module.parametrizations
             module.__class__ = nn.Linear

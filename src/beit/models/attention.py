@@ -24,7 +24,7 @@ class Case(NamedTuple):
     dtype: torch.dtype
     tokens: int
     bias: Literal["none", "fixed", "learned"]
-    """Learned means that this call has to give its gradient."""
+    """Learned means that this call has to compute the gradient of the bias."""
 
 
 def attention(
@@ -33,7 +33,14 @@ def attention(
     value: Heads,
     bias: Bias | None,
 ) -> Heads:
-    """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case."""
+    """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case.
+
+    Args:
+        query: Unscaled.
+        key: Of the same tokens as the queries.
+        value: Averaged by the attention weights.
+        bias: Added to the scores of every image; None for none.
+    """
     if torch.compiler.is_exporting():  # for any device and number of tokens
         return attention_by("explicit", query, key, value, bias)
     learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
@@ -47,7 +54,7 @@ def attention(
 def choose(case: Case) -> Backend:
     """The kernel for a case.
 
-    | device | numbers                  | bias            | kernel    | why                        |
+    | device | type                     | bias            | kernel    | why                        |
     |--------|--------------------------|-----------------|-----------|----------------------------|
     | CPU    | float32                  | learned         | explicit  | SDPA takes 1.15 times as   |
     |        |                          |                 |           | long, forward and backward |
@@ -63,7 +70,7 @@ def choose(case: Case) -> Backend:
     | GPU    | any, tokens % 128 == 64  | fixed           | efficient | cuDNN's gradient of the    |
     |        |                          |                 |           | queries is NaN (PyTorch    |
     |        |                          |                 |           | issue 196678)              |
-    | GPU    | any                      | else            | fused     | flash or cuDNN             |
+    | GPU    | any                      | otherwise       | fused     | flash or cuDNN             |
     """
     if case.device.type == "cuda":
         broken = case.bias == "fixed" and case.tokens % 128 == 64
@@ -78,9 +85,18 @@ def choose(case: Case) -> Backend:
 def attention_by(
     backend: Backend, query: Heads, key: Heads, value: Heads, bias: Bias | None
 ) -> Heads:
-    """The same by a given kernel: the products written out, or one of PyTorch's SDPA."""
+    """Like `attention`, by a given kernel.
+
+    Args:
+        backend: `explicit` writes the products out; `fused` lets PyTorch's SDPA choose, `efficient`
+            is its memory-efficient kernel.
+        query: Unscaled.
+        key: Of the same tokens as the queries.
+        value: Averaged by the attention weights.
+        bias: Added to the scores of every image, in the type of the queries; None for none.
+    """
     if bias is not None:
-        # A wider bias would widen the scores, or be read wrongly (PyTorch issue 191612).
+        # A wider type would widen the scores too, or be read wrongly (PyTorch issue 191612).
         bias = bias.to(query.dtype)
     if backend == "explicit":
         return attention_weights(query, key, bias) @ value
@@ -88,7 +104,7 @@ def attention_by(
     mask = None if bias is None else bias[None]
     if backend == "fused":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    if mask is not None:  # whose rows have to begin at multiples of eight numbers
+    if mask is not None:  # its rows have to begin at multiples of eight numbers
         tokens = mask.shape[-1]
         mask = F.pad(mask, (0, -tokens % 8))[..., :tokens]
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -98,7 +114,13 @@ def attention_by(
 def attention_weights(
     query: Heads, key: Heads, bias: Bias | None
 ) -> Float[Tensor, "batch heads tokens tokens"]:
-    """softmax(q kᵀ / sqrt(width) + bias), the statistics in float32 whatever the type."""
+    """softmax(q kᵀ / sqrt(width) + bias), with statistics in float32 whatever the type.
+
+    Args:
+        query: Unscaled.
+        key: Of the same tokens as the queries.
+        bias: Added to the scores of every image; None for none.
+    """
     scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores += bias

@@ -27,13 +27,13 @@ Intermediates = list[Tensor] | list[tuple[Tensor, Tensor]]
 
 
 class FeatureExtractor(nn.Module):
-    """The verbs and attributes of timm's `Beit`, with the same answers from the same weights.
+    """The methods and attributes of timm's `Beit`, with the same results from the same weights.
 
-    It is a copy: training or cutting it leaves the model it came from as it was. Images are
-    uint8, or floats already normalised, of any height and width that the patch divides. The norm
-    lies where timm has it: over all tokens (`norm`), or after the mean of the patches (`fc_norm`).
-    A segmenter has no norm of its own to give. `crop`, `resize` and `interpolation` are those of
-    evaluation, for `timm.data.resolve_model_data_config`.
+    It is a copy: training or pruning it does not change the model it was made from. Images are
+    uint8, or floats already normalised, of any height and width that the patch divides. The norm is
+    where timm has it: over all tokens (`norm`), or after the mean of the patches (`fc_norm`). A
+    segmenter has no norm to copy. `crop`, `resize` and `interpolation` are those of evaluation, for
+    `timm.data.resolve_model_data_config`.
     """
 
     num_prefix_tokens = 1
@@ -97,11 +97,22 @@ class FeatureExtractor(nn.Module):
     ) -> Intermediates | tuple[Tensor, Intermediates]:
         """The patches after several blocks, in the order of the blocks, as timm gives them.
 
-        `indices`: None: all blocks; a number: the last so many; else blocks, where -1 is the last.
-        Each is [B, D, h, w] or, as NLC, [B, N, D]; with `return_prefix_tokens` a pair with the
-        class token [B, 1, D]. `norm` applies the final norm to each. `stop_early` computes no
-        block after the last of them. Unless `intermediates_only`, [B, 1+N, D] of the last computed
-        block comes first, normalised. Raises ConfigError for a block or format there is not.
+        Args:
+            x: Images.
+            indices: None for all blocks; a number n for the last n; otherwise blocks, where -1 is
+                the last.
+            return_prefix_tokens: Give each output as a pair with the class token [B, 1, D].
+            norm: Apply the final norm to each output.
+            stop_early: Compute no block after the last one requested.
+            output_fmt: `NCHW` for outputs [B, D, h, w], `NLC` for [B, N, D].
+            intermediates_only: Return nothing but the outputs.
+
+        Returns:
+            The outputs; unless `intermediates_only`, after [B, 1+N, D] of the last computed block,
+            normalised.
+
+        Raises:
+            ConfigError: There is no such block or format.
         """
         if output_fmt not in get_args(OutputFormat):
             raise ConfigError(f"there is no format '{output_fmt}'", remedy="use NCHW or NLC")
@@ -125,13 +136,14 @@ class FeatureExtractor(nn.Module):
     def _normalised(
         self, backbone: VisionTransformer, x: Images, out_indices: Sequence[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """All tokens after the last block, normalised; and after others, as they are."""
+        """All tokens after the last block, normalised, and those after the requested blocks, as
+        they are."""
         features = backbone(x, out_indices=out_indices)
         tokens = torch.cat([features.cls[:, None], features.patches], dim=1)
         return self.norm(tokens), features.intermediates
 
     def _taken(self, indices: Indices) -> list[int]:
-        """The blocks that are named, each once, in their order."""
+        """The requested blocks, each once, in order."""
         depth = len(self.backbone.blocks)
         if indices is None:
             return list(range(depth))
@@ -150,7 +162,19 @@ class FeatureExtractor(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the blocks after the last named one, and the norm or the head; the blocks named."""
+        """Remove the blocks after the last requested one, and the norm or the head.
+
+        Args:
+            indices: As for `forward_intermediates`; by default the last block.
+            prune_norm: Remove the norm over all tokens.
+            prune_head: Remove the head, the norm before it and the pooling.
+
+        Returns:
+            The requested blocks, in order.
+
+        Raises:
+            ConfigError: There is no such block.
+        """
         taken = self._taken(indices)
         self.backbone = cut(self.backbone, taken[-1] + 1)
         if prune_norm:
@@ -167,9 +191,15 @@ class FeatureExtractor(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
-        """A new head for so many classes, 0 for none; the norms stay where they are.
+        """Replace the head by a new one; the norms stay where they are.
 
-        `global_pool`: `avg` of the patches, the class `token`, or "" for all tokens.
+        Args:
+            num_classes: Classes of the new head, 0 for none.
+            global_pool: `avg` of the patches, the class `token`, or "" for all tokens; None leaves
+                it.
+
+        Raises:
+            ConfigError: There is no such pooling.
         """
         if global_pool is not None:
             if global_pool not in get_args(GlobalPool):
@@ -199,7 +229,7 @@ class FeatureExtractor(nn.Module):
 
 
 def cut(backbone: VisionTransformer, depth: int) -> VisionTransformer:
-    """The backbone without its blocks from `depth` on; what is left is shared, not copied."""
+    """The backbone with its first `depth` blocks only; its modules are shared, not copied."""
     shorter = copy.copy(backbone)
     shorter._modules = {**backbone._modules, "blocks": backbone.blocks[:depth]}
     shorter.config = replace(backbone.config, depth=depth)
@@ -212,7 +242,16 @@ def attention_maps(
     images: UInt8[Tensor, "batch channels height width"],
     blocks: Sequence[int],
 ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-    """The attention weights of these blocks, for images without a mask; each row sums to one."""
+    """The attention weights of some blocks, for images without a mask; each row sums to one.
+
+    Args:
+        backbone: The model whose attention is shown.
+        images: Of any height and width that the patch divides.
+        blocks: Indices of the blocks, 0 is the first.
+
+    Returns:
+        For each block its weights, on the CPU; token 0 is the class token.
+    """
     heard: dict[nn.Module, Tensor] = {}
 
     def listen(module: nn.Module, inputs: tuple[Tensor, Tensor | None, tuple[int, int]]) -> None:

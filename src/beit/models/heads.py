@@ -49,22 +49,22 @@ class BackboneModel(nn.Module, abc.ABC):
 
 
 class PatchPredictor(BackboneModel):
-    """Predicts something of patches."""
+    """Predicts codes or pixel values of patches."""
 
     outputs: int
-    """Codes that are told apart, or values of a patch."""
+    """Number of codes to choose from, or of values in a patch."""
 
 
 class PatchAggregation(nn.Module):
-    """Patch aggregation (BEiT v2, section 2.3): a second, shallow way from an early block to the
+    """Patch aggregation (BEiT v2, section 2.3): a second, shallow path from an early block to the
     hidden patches, which makes the class token carry the whole image.
 
-    It sees the patches of the early block and, of all that comes later, the last class token only,
-    which therefore has to say what the early patches cannot. Pre-training needs it, nothing else.
+    It sees the patches of the early block and, of everything after it, the last class token only,
+    which therefore has to carry what the early patches lack. Only pre-training uses it.
 
-    The extra blocks are drawn as the blocks of the backbone they stand beside, so that drop path
-    and the division by sqrt(2 l) go on from the early block. The released code leaves the defaults
-    of PyTorch in them and only divides.
+    The extra blocks are initialised like the blocks of the backbone they stand beside, so that drop
+    path and the division by sqrt(2 l) continue from the early block. The released code leaves
+    PyTorch's defaults in them and only divides.
     """
 
     def __init__(
@@ -94,8 +94,14 @@ class PatchAggregation(nn.Module):
         grid: Grid,
         select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        """The patches after the extra blocks, all or the selected ones; `features` have the early
-        block as their only intermediate."""
+        """The patches after the extra blocks.
+
+        Args:
+            backbone: Its relative position bias, if blocks share one, is used here too.
+            features: With the early block as their only intermediate.
+            grid: Rows and columns of patches.
+            select: The patches of each image to return; None for all.
+        """
         (early,) = features.intermediates
         shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
         x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
@@ -106,9 +112,9 @@ class PatchAggregation(nn.Module):
 
 
 class MaskedImageModel(PatchPredictor):
-    """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4).
+    """Predicts hidden patches: which of K codes, or the pixel values (section 2.4).
 
-    With patch aggregation (BEiT v2, section 2.3) it can predict it a second time.
+    With patch aggregation (BEiT v2, section 2.3) it can predict them a second time.
     """
 
     def __init__(
@@ -135,6 +141,11 @@ class MaskedImageModel(PatchPredictor):
         """Predictions for the masked patches [M, K] in row-major order, or for all [B*N, K].
 
         Only the rows that are returned go through the rest of the last block, norm and head.
+
+        Args:
+            images: uint8, or floats already normalised.
+            mask: True where a patch is hidden; None hides none.
+            every_position: Predict all patches, not only the masked ones.
         """
         rows, _ = self._rows(images, read_mask(mask), every_position)
         predictions: Tensor = self.head(self.norm(rows[0]))
@@ -143,13 +154,25 @@ class MaskedImageModel(PatchPredictor):
     def predictions(
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
-        """What `forward` gives and, with patch aggregation, its prediction of the same."""
+        """What `forward` returns and, with patch aggregation, the second prediction of the same.
+
+        Args:
+            images: uint8, or floats already normalised.
+            mask: True where a patch is hidden; None hides none.
+            every_position: Predict all patches, not only the masked ones.
+        """
         return self.predictions_and_class(images, mask, every_position)[0]
 
     def predictions_and_class(
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[tuple[Float[Tensor, "rows outputs"], ...], Float[Tensor, "batch features"]]:
-        """The predictions, and the class token of each image as the backbone leaves it."""
+        """The predictions, and the class token of each image as it leaves the backbone.
+
+        Args:
+            images: uint8, or floats already normalised.
+            mask: True where a patch is hidden; None hides none.
+            every_position: Predict all patches, not only the masked ones.
+        """
         extra = self.aggregation
         rows, cls = self._rows(images, read_mask(mask), every_position, extra)
         predictions = [self.head(self.norm(rows[0]))]
@@ -225,7 +248,8 @@ class Classifier(BackboneModel):
 
 
 def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
-    """Logits of the mean of the probabilities of an image and of its mirror image.
+    """A model whose logits stand for the mean of the probabilities of an image and its mirror
+    image.
 
     Probabilities are a softmax over the classes or, with `multi_label`, independent.
     """
@@ -241,7 +265,7 @@ def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of the names and values of the weights, whatever file they came in."""
+    """SHA-256 of the names and values of the weights, whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

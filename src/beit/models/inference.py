@@ -22,9 +22,9 @@ from beit.models.upernet import ConvNorm, PyramidNeck
 
 Model = TypeVar("Model", bound=BackboneModel)
 MOST_GRAPHS = 16
-"""Shapes of input that are recorded; each keeps the memory of one pass."""
+"""Most input shapes that are recorded; each keeps the memory of one pass."""
 WARM_UPS = 3
-"""Passes before the recording, in which kernels are chosen and compiled."""
+"""Passes before the recording, in which kernels are selected and compiled."""
 
 
 def optimize_for_inference(
@@ -36,16 +36,24 @@ def optimize_for_inference(
 ) -> Model:
     """A copy of the model that answers faster and cannot be trained or saved; same class, same use.
 
-    Layer scale goes into the weights before it, batch norm into the convolution before it; the
-    relative position bias of the model's own grid is kept, and other sizes still work; the
-    auxiliary head is left out. In float32 the outputs are the same but for rounding.
+    Layer scale is folded into the weights before it, batch norm into the convolution before it; the
+    relative position bias of the model's own grid is precomputed, and other sizes still work; the
+    auxiliary head is dropped. In float32 the outputs are the same but for rounding.
 
-    `precision` bf16 also stores the weights in half: about three digits are left; `auto` does so
-    where the hardware multiplies it faster. `int8` also quantises the linear layers, weights ahead
-    and inputs while computing: compile it, as much of its time goes into rounding otherwise.
-    `compile` compiles backbone and head, each on its first use and for each new size; the outputs
-    are those of the precision. `graphs` records a classifier's or a segmenter's answer to each
-    shape of batch as a CUDA graph: worth it for small batches, for the price of their memory.
+    Args:
+        model: Of any task, on the device it is to run on; it is not changed.
+        precision: `bf16` also stores the weights in half precision: about three digits are left;
+            `auto` does so where the hardware multiplies it faster. `int8` does as `auto` and also
+            quantises the linear layers, weights ahead and inputs while computing: compile it, as
+            much of its time goes into rounding otherwise.
+        compile: Compile backbone and head, each on its first use and for each new size; the outputs
+            are those of the precision.
+        graphs: Record a classifier's or a segmenter's answer to each shape of batch as a CUDA
+            graph: worth it for small batches, at the price of their memory.
+
+    Raises:
+        ConfigError: `graphs` was requested for another model, or for one that is not on a GPU.
+        ResourceError: `int8` was requested, and torchao is not installed.
     """
     device = next(model.parameters()).device
     if graphs and (device.type != "cuda" or not isinstance(model, Classifier | Segmenter)):
@@ -88,7 +96,8 @@ def fold_layer_scale(block: Block) -> None:
 
 
 def fold_batch_norm(module: ConvNorm) -> None:
-    """In evaluation batch norm is one scale and one shift per channel."""
+    """Fold batch norm, which is one scale and one shift per channel in evaluation, into the
+    convolution."""
     norm = module.get_submodule("bn")
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         module.conv = fuse_conv_bn_eval(module.conv, norm)
@@ -96,7 +105,7 @@ def fold_batch_norm(module: ConvNorm) -> None:
 
 
 def fold_neck(neck: PyramidNeck) -> None:
-    """The same for the one norm of the neck, which follows a transposed convolution."""
+    """The same for the only norm of the neck, which follows a transposed convolution."""
     up, norm = neck.fpn1[0], neck.fpn1[1]
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         assert isinstance(up, nn.ConvTranspose2d)
@@ -105,7 +114,8 @@ def fold_neck(neck: PyramidNeck) -> None:
 
 
 class KeptBias(nn.Module):
-    """The relative position bias of one grid, gathered; that of any other grid is made anew."""
+    """The relative position bias, kept for one grid; that of any other grid is computed each
+    time."""
 
     kept: Tensor
 
@@ -122,7 +132,8 @@ class KeptBias(nn.Module):
 
 
 def keep_position_bias(model: BackboneModel) -> None:
-    """Gather the relative position biases, unless they would take more memory than the weights."""
+    """Precompute the relative position biases, unless they would take more memory than the
+    weights."""
     learned = [
         (name, module)
         for name, module in model.named_modules()
@@ -136,7 +147,7 @@ def keep_position_bias(model: BackboneModel) -> None:
 
 
 def narrow(model: BackboneModel) -> None:
-    """Weights in bfloat16; images are still normalised in float32."""
+    """Convert the weights to bfloat16; images are still normalised in float32."""
     mean, std = model.backbone.mean, model.backbone.std
     model.to(torch.bfloat16)
     model.backbone.mean, model.backbone.std = mean, std
@@ -147,11 +158,12 @@ def narrow(model: BackboneModel) -> None:
 def quantize_linears(model: nn.Module) -> None:
     """Replace the weights of all linear layers by int8, in place.
 
-    One scale per output channel of a weight, and one per token, found while computing, of what it
-    is multiplied with; products are added up in int32. Norms, softmax and attention stay as they
-    are. Where the processor adds int8 products in 16 bits (no VNNI), seven bits are used.
+    A weight has one scale per output channel; what it is multiplied with has one per token, found
+    while computing. Products are summed in int32. Norms, softmax and attention stay as they are.
+    Where the processor sums int8 products in 16 bits (no VNNI), seven bits are used.
 
-    Raises ResourceError if torchao is not installed.
+    Raises:
+        ResourceError: torchao is not installed.
     """
     with optional_library("answers in int8 need torchao", "int8"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -173,8 +185,9 @@ class _Recorded(NamedTuple):
 class CUDAGraphs:
     """A function of one batch of images, recorded once for each shape and type, then replayed.
 
-    The function must give a tensor, do the same whatever the numbers are, and not wait for the GPU.
-    Images on another device, and shapes beyond the sixteenth, are passed on to it as they are.
+    The function must return a tensor, do the same operations whatever the values are, and not wait
+    for the GPU. Images on another device, and those of a seventeenth shape and beyond, are passed
+    to it directly.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:

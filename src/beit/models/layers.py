@@ -26,7 +26,7 @@ def layer_norm(width: int, epsilon: float = NORM_EPSILON) -> nn.LayerNorm:
 def gather_tokens(
     x: Float[Tensor, "batch tokens width"], select: TokenIndices | None
 ) -> Float[Tensor, "batch _ width"]:
-    """The rows of the selected tokens; all of them if none are named."""
+    """The rows of the selected tokens; all rows if `select` is None."""
     if select is None:
         return x
     return x.gather(1, select[..., None].expand(-1, -1, x.shape[-1]))
@@ -102,8 +102,8 @@ class Dropping(nn.Module):
         self.probability = probability
         self.parts = parts
         self.drops = probability > 0
-        # Uniform numbers that decide the next forward pass, a row for each image. Until somebody
-        # gives some, they are drawn from torch's generator.
+        # Uniform numbers that decide the next forward pass, a row for each image. Until they are
+        # given, each pass draws its own from torch's generator.
         self.numbers: Tensor | None = None
         # A tensor, as a number that differs from block to block would be compiled into each block.
         kept = torch.tensor(1 - probability, dtype=torch.float32)  # Apple GPUs have no float64
@@ -159,7 +159,14 @@ class Block(nn.Module):
         grid: Grid,
         select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        """All tokens, or the selected ones: after the attention the others need no computing."""
+        """All tokens, or the selected ones: after the attention the others need no computing.
+
+        Args:
+            x: Tokens; the first of each image is the class token.
+            shared_bias: The relative position bias that all blocks share, if they do.
+            grid: Rows and columns of patches.
+            select: Tokens of each image to return; None for all.
+        """
         if self.recompute == "off" or not torch.is_grad_enabled():
             return self.compute(x, shared_bias, grid, select)
         return recomputed(self.recompute, self.compute, x, shared_bias, grid, select)
@@ -171,7 +178,14 @@ class Block(nn.Module):
         grid: Grid,
         select: TokenIndices | None,
     ) -> Float[Tensor, "batch _ width"]:
-        """The same, keeping everything for the backward pass."""
+        """What `forward` does, keeping everything for the backward pass.
+
+        Args:
+            x: Tokens; the first of each image is the class token.
+            shared_bias: The relative position bias that all blocks share, if they do.
+            grid: Rows and columns of patches.
+            select: Tokens of each image to return; None for all.
+        """
         branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, select)
         x = gather_tokens(x, select) + self.drop_path1(
             branch if self.gamma_1 is None else self.gamma_1 * branch

@@ -88,7 +88,13 @@ class RelativePositionBias(nn.Module):
 def resize_relative_table(
     table: Float[Tensor, "rows heads"], old: Grid, new: Grid
 ) -> Float[Tensor, "new_rows heads"]:
-    """The table for another grid: a spline per axis; the three class rows stay as they are."""
+    """The table for another grid: a spline per axis; the three class rows stay as they are.
+
+    Args:
+        table: One row per offset, as `relative_position_index` orders them.
+        old: Grid of the table.
+        new: Grid of the result.
+    """
     if old == new:
         return table
     offsets = table[:-CLASS_ROWS].float().reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
@@ -101,7 +107,13 @@ def resize_relative_table(
 def resize_absolute_position(
     position: Float[Tensor, "1 tokens width"], old: Grid, new: Grid
 ) -> Float[Tensor, "1 new_tokens width"]:
-    """Absolute position vectors for another grid: bicubic, the class token's stays as it is."""
+    """Absolute position vectors for another grid: bicubic, the class token's stays as it is.
+
+    Args:
+        position: The class token's vector, then those of the patches, row by row.
+        old: Grid of the vectors.
+        new: Grid of the result.
+    """
     if old == new:
         return position
     patches = position[:, 1:].float().reshape(1, old[0], old[1], -1).permute(0, 3, 1, 2)
@@ -129,7 +141,7 @@ def resizing(old: int, new: int) -> Float[Tensor, "new old"]:
 def _geometric_offsets(count: int, reach: int) -> Float[Tensor, " offsets"]:
     """Offsets 0, ±1, ±(1+q), ±(1+q+q²)... with q found so that the last of `count` is `reach`."""
     low, high, ratio = 1.01, 1.5, 1.01
-    while high - low > 1e-6:  # the last ratio tried is taken, as published: far offsets tell
+    while high - low > 1e-6:  # the last ratio tried is taken, as published: far offsets show it
         ratio = (low + high) / 2
         if (1 - ratio**count) / (1 - ratio) > reach:
             high = ratio

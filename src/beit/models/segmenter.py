@@ -34,7 +34,7 @@ from beit.models.vit import Images
 
 
 class NormNeck(nn.Module):
-    """The norm that the backbone ends without, over the channels of each cell."""
+    """The final norm, which the backbone lacks, over the channels of each cell."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class NormNeck(nn.Module):
 
 
 class SETRHead(PixelClassifier):
-    """Progressive upsampling (SETR-PUP, arXiv:2012.15840): 3x3 convolutions in turn with doublings
-    of the size, until a patch is a pixel again.
+    """Progressive upsampling (SETR-PUP, arXiv:2012.15840): 3x3 convolutions alternate with
+    doublings of the size, until a cell is a pixel again.
 
     Source: SETR, decoder designs: four convolutions and four doublings with patches of 16 pixels;
     other patches take as many as fit in them. The last doubling comes after the map to classes,
@@ -89,7 +89,7 @@ class LinearHead(PixelClassifier):
 
 
 class HeadParts(NamedTuple):
-    """What a head consists of: the maps of its blocks go through the neck, then to both heads."""
+    """The parts of a head: the outputs of its blocks go through the neck, then to both heads."""
 
     neck: nn.Module
     decode_head: nn.Module
@@ -100,9 +100,15 @@ class HeadParts(NamedTuple):
 def build_head(
     config: SegmentationHeadConfig, backbone: VisionTransformerConfig, classes: int
 ) -> HeadParts:
-    """Neck and heads for a backbone. A head of your own is registered as those below.
+    """Neck and heads for a backbone. A head of your own is registered like those below.
 
-    Raises ConfigError if none is registered for the type of `config`.
+    Args:
+        config: Its type decides which head is built.
+        backbone: Decides the width and the patch that the head is built for.
+        classes: Number of classes C.
+
+    Raises:
+        ConfigError: No head is registered for the type of `config`.
     """
     raise ConfigError(
         f"no head of {classes} classes on a width of {backbone.width} is registered for "
@@ -152,7 +158,7 @@ def _(config: LinearHeadConfig, backbone: VisionTransformerConfig, classes: int)
 
 
 class Predictions(NamedTuple):
-    """Logits at the sizes that the heads have; the auxiliary ones only serve training."""
+    """Logits at the resolution of each head; the auxiliary ones only serve training."""
 
     main: Float[Tensor, "batch classes rows columns"]
     auxiliary: Float[Tensor, "batch classes auxiliary_rows auxiliary_columns"] | None
@@ -175,7 +181,7 @@ class Segmenter(BackboneModel):
         self.neck, self.decode_head, self.auxiliary_head = build_head(head, backbone, classes)
 
     def _levels(self, images: Images) -> Maps:
-        """What the heads read."""
+        """The maps that the heads read."""
         patch = self.backbone.config.patch
         grid = images.shape[-2] // patch, images.shape[-1] // patch
         outputs = self.backbone(images, out_indices=self.out_indices).intermediates

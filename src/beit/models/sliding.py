@@ -1,8 +1,9 @@
 """Segmenting images of any size: whole or through a sliding window, at several scales, mirrored.
 
-The order of averages is that of mmsegmentation: logits over the windows that see a pixel, then
-probabilities over scales and mirror images. The model should be in evaluation mode. Where an image
-has to be padded, at the bottom and the right, the padding has the mean colour and is cut off again.
+Averages are taken in the order of mmsegmentation: of logits over the windows that see a pixel, then
+of probabilities over scales and mirror images. The model should be in evaluation mode. An image
+that has to be padded is padded at the bottom and the right with the mean colour, and the padding is
+cut off again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def whole_logits(
 ) -> Float[Tensor, "batch classes height width"]:
     """Logits of whole images at once, padded to full patches, at least two per side.
 
-    The relative position bias takes memory with the square of the pixels: large images are read
+    The memory of the relative position bias grows with the square of the pixels: read large images
     through a window instead.
     """
     patch = segmenter.backbone.config.patch
@@ -54,11 +55,20 @@ def sliding_logits(
 ) -> Float[Tensor, "batch classes height width"]:
     """Mean of the logits of all windows that see a pixel.
 
-    `window` is the size the backbone was built for unless given, `stride` two thirds of it (512 and
-    341, 640 and 426 in the published configs). Windows that would leave the image are moved back
-    into it; an image smaller than the window is padded to it. `batch` windows are read at a time.
+    Windows that would leave the image are moved back into it; an image smaller than the window is
+    padded to it.
 
-    Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
+    Args:
+        segmenter: In evaluation mode.
+        images: uint8, or floats already normalised.
+        window: Height and width; by default the size the backbone was built for.
+        stride: By default two thirds of the window (512 and 341, 640 and 426 in the published
+            configs).
+        batch: Windows read at a time.
+
+    Raises:
+        ConfigError: The patch does not divide the window, the stride leaves gaps, or `batch` is not
+            positive.
     """
     window, stride = window_and_stride(segmenter.backbone.config, window, stride)
     require(batch > 0, f"batch is {batch}", "read at least one window at a time")
@@ -88,9 +98,17 @@ def scaled_sizes(
 ) -> tuple[Size, ...]:
     """The different sizes of an image at these scales, in their order.
 
-    Each side is the nearest multiple of the patch, at least two; an image that keeps its size is
-    left as it is. Scale 1 is the image itself or, with `short_side`, the image whose shorter
-    side is that long.
+    Each side is the nearest multiple of the patch, at least two patches; an image that keeps its
+    size is left as it is.
+
+    Args:
+        size: Height and width of the image.
+        scales: Factors; 1 is the image itself or, with `short_side`, that resized image.
+        patch: Side of a patch in pixels.
+        short_side: Length of the shorter side at scale 1; None for that of the image.
+
+    Raises:
+        ConfigError: There are no scales, or a scale or `short_side` is not above zero.
     """
     require(
         len(scales) > 0 and min(scales) > 0 and (short_side is None or short_side > 0),
@@ -117,10 +135,20 @@ def predict_probabilities(
 ) -> Float[Tensor, "batch classes height width"]:
     """Class probabilities of each pixel, averaged over scales and, with `flip`, mirror images.
 
-    `read` is `whole_logits` or `sliding_logits`, with options bound by `functools.partial`. The
-    published multi-scale test reads sizes whose shorter side is 1, 1.25, 1.5 and 1.75 times the
-    window (`short_side`), mirrored too; there scales 0.5 and 0.75 are raised to 1, which so counts
-    three times. Here every size counts once.
+    The published multi-scale test reads sizes whose shorter side is 1, 1.25, 1.5 and 1.75 times the
+    window (`short_side`), mirrored too; its scales 0.5 and 0.75 are raised to 1, so that 1
+    counts three times. Here every size counts once.
+
+    Args:
+        segmenter: In evaluation mode.
+        images: uint8, or floats already normalised.
+        read: `whole_logits` or `sliding_logits`, with options bound by `functools.partial`.
+        scales: Factors of the size, as for `scaled_sizes`.
+        flip: Also read the mirror image at each scale.
+        short_side: As for `scaled_sizes`.
+
+    Raises:
+        ConfigError: As for `scaled_sizes` and `read`.
     """
     own = images.shape[-2], images.shape[-1]
     pixels = segmenter.backbone.normalise(images)
@@ -147,7 +175,11 @@ def label_map(
 ) -> UInt8[Tensor, "height width"]:
     """The most probable class of each pixel of one image of any size, on the model's device.
 
-    `batch` windows are read at a time.
+    Args:
+        segmenter: In evaluation mode.
+        image: On any device.
+        inference: Window, stride, scales, and whether to mirror.
+        batch: Windows read at a time.
     """
     window = functools.partial(
         sliding_logits, window=inference.window, stride=inference.stride, batch=batch
@@ -166,11 +198,12 @@ def label_map(
 def _padded(
     pixels: Float[Tensor, "batch channels _ _"], size: Size
 ) -> Float[Tensor, "batch channels _ _"]:
-    """Normalised images of at least this size; zero is the mean colour."""
+    """Normalised images padded to at least this size; zero is the mean colour."""
     below, right = (max(to - side, 0) for to, side in zip(size, pixels.shape[-2:], strict=True))
     return F.pad(pixels, (0, right, 0, below))
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows start along a side at least as long as they are; the last ends with it."""
+    """Where windows start along a side that is at least as long as they are; the last ends with
+    it."""
     return [*range(0, side - window, stride), side - window]

@@ -22,7 +22,8 @@ Logits = Float[Tensor, "batch classes rows columns"]
 def resize(
     x: Float[Tensor, "batch features _ _"], size: Sequence[int]
 ) -> Float[Tensor, "batch features _ _"]:
-    """Bilinear, `align_corners` false as published; the same size is left alone."""
+    """Resize maps bilinearly, `align_corners` false as published; at the same size they are left
+    alone."""
     height, width = size
     if x.shape[-2:] == (height, width):
         return x
@@ -30,7 +31,7 @@ def resize(
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU; He's initial values (mmcv's `ConvModule`)."""
+    """Convolution without bias, batch norm, ReLU; He initialisation (mmcv's `ConvModule`)."""
 
     def __init__(self, *, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.dropout = Dropping(dropout, parts=channels)
         self.conv_seg = nn.Conv2d(channels, classes, 1)
-        if not self.conv_seg.weight.is_meta:  # else torch would load its compiler, to fill nothing
+        if not self.conv_seg.weight.is_meta:  # else torch would load its compiler, for no values
             nn.init.normal_(self.conv_seg.weight, std=0.01)
         assert self.conv_seg.bias is not None
         nn.init.zeros_(self.conv_seg.bias)
@@ -64,21 +65,20 @@ class PixelClassifier(nn.Module):
 
 
 MANY_CHANNELS = 256
-"""From here on multiplying takes longer than enlarging."""
+"""From this many channels on, multiplying takes longer than enlarging."""
 
 
 class Fusion(ConvNorm):
     """Brings maps to the size of the first and convolves all of them together: more than half of
     all multiplications of UperNet and its backbone.
 
-    On a CPU, for many channels, evaluation does it in another order. A 3 x 3 convolution is nine
-    1 x 1 convolutions, shifted and added; and a 1 x 1 convolution may come before the enlarging
-    instead of after it, where there are fewer cells to multiply. The result is the same but for
-    rounding.
+    On a CPU, with many channels, evaluation does it in another order. A 3x3 convolution is nine 1x1
+    convolutions, shifted and added; and a 1x1 convolution may come before the enlarging instead of
+    after it, where there are fewer cells to multiply. The result is the same but for rounding.
     """
 
     def merge(self, maps: Maps) -> Map:
-        """One map of the size of the first."""
+        """Merge maps into one of the size of the first."""
         channels, side = self.conv.out_channels, maps[0].shape[-2:]
         if maps[0].device.type == "cpu" and channels >= MANY_CHANNELS and not self.training:
             return F.relu(self.bn(self._enlarged_last(maps)))
@@ -100,7 +100,7 @@ class Fusion(ConvNorm):
 
 
 class PyramidNeck(nn.Module):
-    """Four maps of one size to a pyramid: 4 and 2 times as fine, as it is, half as fine.
+    """Turns four maps of one size into a pyramid: 4 and 2 times as fine, unchanged, half as fine.
 
     With patches of 16 pixels these are the strides 4, 8, 16 and 32 (unilm, `backbone/beit.py`).
     """
@@ -145,8 +145,8 @@ class UperNetHead(PixelClassifier):
         self.fpn_bottleneck = Fusion(inputs=4 * channels, outputs=channels, kernel=3)
 
     def _pooled(self, deepest: Map) -> Map:
-        """The deepest level with its averages over few large cells."""
-        if self.training and isinstance(self.bottleneck.bn, nn.BatchNorm2d):  # of this process only
+        """The deepest level merged with its averages over few large cells."""
+        if self.training and isinstance(self.bottleneck.bn, nn.BatchNorm2d):  # of this process
             check_statistics(len(deepest) * min(min(self.pools) ** 2, deepest[0, 0].numel()))
         pooled = [resize(pool(deepest), deepest.shape[-2:]) for pool in self.psp_modules]
         merged: Tensor = self.bottleneck(torch.cat([deepest, *pooled], dim=1))

@@ -123,7 +123,7 @@ class VisionTransformer(nn.Module):
             draw(self.patch_embed.proj.weight, cut=True)
             assert self.patch_embed.proj.bias is not None
             nn.init.zeros_(self.patch_embed.proj.bias)
-        if self.cls_token.is_meta:  # to divide no values torch would first load its compiler
+        if self.cls_token.is_meta:  # else torch would load its compiler, for no values
             return
         with torch.no_grad():
             for layer, block in enumerate(self.blocks, start=1):
@@ -177,9 +177,14 @@ class VisionTransformer(nn.Module):
         return height // patch, width // patch
 
     def _check_keeps(self) -> None:
-        """The relative bias is one matrix for all images, from which the gradient is summed and
-        on which the kernels rely. With a choice of patches for each image it would be one for
-        each, as large as their attention; absolute positions come along at no cost.
+        """Check that patches may be left out, which a relative position bias forbids.
+
+        The bias is one matrix for all images: the kernels rely on that, and its gradient is summed
+        over the images. With different patches in each image there would be one matrix per image,
+        as large as its attention; absolute positions come along at no cost.
+
+        Raises:
+            ConfigError: The backbone has a relative position bias.
         """
         if self.config.relative_position != "none":
             raise ConfigError(
@@ -197,10 +202,18 @@ class VisionTransformer(nn.Module):
     ) -> Features:
         """Features of the images; patches where `mask` is true are hidden from the start.
 
-        `out_indices` names blocks (0 is the first) whose raw output [B, 1+N, D] is returned too.
-        `select` names the only patches of each image that are returned, [B, W, D]: the last block
-        then computes no others. `keep_indices` names the only patches of each image that enter the
-        blocks, each with its position; N is their number then, and `select` counts among them.
+        Args:
+            images: uint8, or floats already normalised.
+            mask: Of all patches, in row-major order; a hidden patch is replaced by the mask token.
+            out_indices: Blocks (0 is the first) whose raw output [B, 1+N, D] is returned too.
+            select: The only patches of each image to return, [B, W, D]: the last block then
+                computes no others.
+            keep_indices: The only patches of each image that enter the blocks, each with its
+                position; N is their number then, and `select` counts among them.
+
+        Raises:
+            ConfigError: The images do not fit the backbone, it has no mask token for the mask, or
+                it has a relative position bias and patches are to be left out.
         """
         grid = self._grid(images)
         x = self.patch_embed(self.normalise(images))
@@ -255,7 +268,7 @@ def with_class_token(patches: TokenIndices) -> Int64[Tensor, "batch _"]:
     return F.pad(patches + 1, (1, 0))
 
 
-def draw(weight: Tensor, *, cut: bool, std: float = 0.02) -> None:
-    """Fill with normal(0, std), cut at one sigma (real deviation 0.54 std) or not at all."""
-    bound = std if cut else 2.0
-    nn.init.trunc_normal_(weight, std=std, a=-bound, b=bound)
+def draw(weight: Tensor, *, cut: bool) -> None:
+    """Fill with normal(0, 0.02), cut at one sigma (real deviation 0.54 sigma) or not at all."""
+    bound = 0.02 if cut else 2.0
+    nn.init.trunc_normal_(weight, std=0.02, a=-bound, b=bound)

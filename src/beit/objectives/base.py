@@ -45,7 +45,13 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     """Where the random numbers of the next micro-batch come from."""
 
     def draw(self, rng: SampleRNG, images: int, device: torch.device) -> None:
-        """Draw the random numbers of the next micro-batch, of so many images."""
+        """Draw the random numbers of the next micro-batch.
+
+        Args:
+            rng: Where they come from.
+            images: Number of images in the micro-batch.
+            device: Where the model runs.
+        """
         self.rng = rng
         seed_everything(*rng)  # for what an objective from elsewhere may draw
         layers = [
@@ -100,7 +106,7 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         return self.model.deepest if isinstance(self.model, Layered) else 0
 
     def without_decay(self) -> frozenset[str]:
-        """Parameters of `model` that weight decay leaves alone; vectors, if it does not say."""
+        """Parameters of `model` without weight decay; its vectors, unless the model names them."""
         if isinstance(self.model, Layered):
             return self.model.without_decay()
         return frozenset(

@@ -1,7 +1,7 @@
 """Classification (section 2.6): one class per image, or any number of labels.
 
-On the device a training batch is erased in parts, then mixed with its neighbours; the targets are
-mixed alike, and softened.
+On the device parts of the training images are erased, then neighbours are mixed; the targets are
+mixed alike, and smoothed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from beit.objectives.mixing import Mixing
 
 
 class Inputs(NamedTuple):
-    """What the model is given and should answer: as the batch has it, or mixed."""
+    """Images for the model and their targets: as in the batch, or mixed."""
 
     images: Images
     targets: (
@@ -37,7 +37,7 @@ class LabelledObjective(Objective[LabelledBatch]):
     model: Classifier
 
     def __init__(self, model: Classifier, augment: AugmentConfig, *, classes: int) -> None:
-        from timm.data.random_erasing import RandomErasing  # here, as it takes seconds
+        from timm.data.random_erasing import RandomErasing  # here, as the import takes seconds
 
         super().__init__()
         self.model = model
@@ -70,10 +70,12 @@ class LabelledObjective(Objective[LabelledBatch]):
 
 
 class Classification(LabelledObjective):
-    """Cross-entropy of a classifier whose images have one class each, in all or by weights of the
-    classes: the mean over the images of the weighted sum over the classes, also where
-    `F.cross_entropy` would divide by the weights of a batch, with which the size of micro-batches
-    would change the numbers."""
+    """Cross-entropy of a classifier whose images have one class each; classes may have weights.
+
+    The loss is the mean over the images of the weighted sum over the classes. For class ids
+    `F.cross_entropy` would divide by the weights in the batch instead, and the size of
+    micro-batches would change the result.
+    """
 
     weights: Tensor | None
 
@@ -108,9 +110,15 @@ class Classification(LabelledObjective):
 class MultiLabelClassification(LabelledObjective):
     """Binary cross-entropy of each label, averaged over images and labels, in float32.
 
-    Mixup and cutmix blend the targets as they blend the images. Label smoothing s draws every
-    target towards one half: t (1 - s) + s / 2, which for a choice of two is what
-    `F.cross_entropy` does.
+    Mixup and cutmix blend the targets as they blend the images. Label smoothing s moves every
+    target towards one half: t (1 - s) + s / 2, which for a choice of two is what `F.cross_entropy`
+    does.
+
+    Args:
+        model: With one logit per label.
+        augment: Erasing, mixing and label smoothing in training.
+        prevalence: Fraction of the training images that have each label.
+        weights: Of the absence of each label, and of its presence; None for 1.
     """
 
     absent: Tensor
@@ -124,8 +132,6 @@ class MultiLabelClassification(LabelledObjective):
         prevalence: Float[Tensor, " classes"],
         weights: Float[Tensor, "2 classes"] | None = None,
     ) -> None:
-        """`prevalence` is the fraction of the training images that have each label; `weights` are
-        those of its absence and of its presence."""
         super().__init__(model, augment, classes=len(prevalence))
         self._prevalence = prevalence
         weights = torch.ones(2, len(prevalence)) if weights is None else weights
@@ -144,7 +150,7 @@ class MultiLabelClassification(LabelledObjective):
         return Loss(total, {"loss": total.detach(), "labels_right": right.mean()})
 
     def expectations(self) -> dict[str, float]:
-        """The training loss of always answering how frequent each label is, by its weights."""
+        """The weighted training loss of always predicting the frequency of each label."""
         frequent = smooth_labels(self._prevalence, self._smoothing)
         here = frequent * self.present.cpu()
         both = here + (1 - frequent) * self.absent.cpu()
@@ -156,5 +162,5 @@ class MultiLabelClassification(LabelledObjective):
 def smooth_labels(
     targets: Float[Tensor, "*batch classes"], smoothing: float
 ) -> Float[Tensor, "*batch classes"]:
-    """Targets in [0, 1], drawn towards one half."""
+    """Targets in [0, 1], moved towards one half."""
     return targets * (1 - smoothing) + smoothing / 2

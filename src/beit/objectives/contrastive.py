@@ -1,13 +1,14 @@
-"""Masked image modeling with a contrast of class tokens: features that serve as they are.
+"""Masked image modeling with a contrast of class tokens: features that serve without fine-tuning.
 
-Tokens of hidden patches teach what a patch is, and little what an image is: fine-tuning makes much
-of it, a linear classifier of frozen features less. Here the class token of the image with hidden
-patches must find that of a second view among those of all other images: a crop of the first in
-other colours, of which only some patches enter the backbone (as in MSN, arXiv:2204.07141). The
-contrast is that of SimCLR (arXiv:2002.05709); iBOT (arXiv:2111.07832) and DINOv2
-(arXiv:2304.07193) set a self-distilled class token beside masked patches for the same reason.
+Predicting hidden patches teaches what a patch is, and little of what an image is: fine-tuning makes
+much of such features, a linear classifier of frozen ones less. Here the class token of the image
+with hidden patches must also find that of a second view among those of all other images. That view
+is a crop of the first in other colours, of which only some patches enter the backbone (as in
+MSN, arXiv:2204.07141). The contrast is that of SimCLR (arXiv:2002.05709); iBOT (arXiv:2111.07832)
+and DINOv2 (arXiv:2304.07193) combine a self-distilled class token with masked patches for the same
+reason.
 
-The other images are those of the micro-batch, of all processes: so a number of processes changes
+The other images are those of the micro-batch on all processes: so the number of processes changes
 nothing, and a smaller micro-batch is an easier task.
 """
 
@@ -37,10 +38,10 @@ EXPANSION = 4
 
 
 class ContrastiveModel(MaskedImageModel):
-    """Predicts what is hidden, and maps class tokens to the vectors that are compared.
+    """Predicts hidden patches, and maps class tokens to the vectors that are compared.
 
     The projection has two layers as in SimCLR (arXiv:2002.05709, section 4.2). The norm before it
-    is ours, in the place of batch norm: of a single image, whoever else is in the batch.
+    is ours, in the place of batch norm: it norms each image alone, whatever else is in the batch.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ContrastiveModel(MaskedImageModel):
     def embed(
         self, images: Images, keep_indices: Int64[Tensor, "batch kept"] | None = None
     ) -> Float[Tensor, "batch features"]:
-        """The class tokens of images of which all patches, or some, enter the backbone."""
+        """The class tokens of images; with `keep_indices` only those patches enter the backbone."""
         cls: Tensor = self.backbone(images, keep_indices=keep_indices).cls
         return cls
 
@@ -96,7 +97,7 @@ class ContrastiveMaskedModeling(MaskedImageModeling):
         return Loss(total + self.config.contrast_weight * loss, terms)
 
     def _second(self, batch: MaskedBatch) -> Float[Tensor, "batch features"]:
-        """The class token of another view of each image, of which some patches are seen."""
+        """The class token of a second view of each image, of which some patches are seen."""
         config, backbone = self.config, self.model.backbone
         images = batch.images
         patches = backbone.config.patches
@@ -118,8 +119,11 @@ class ContrastiveMaskedModeling(MaskedImageModeling):
 
 
 def centred(vectors: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
-    """Without the mean over the images of all processes, which at first is nearly all of a class
-    token: so the contrast learns sooner. Batch norm does this in SimCLR."""
+    """Subtract the mean over the images of all processes.
+
+    At first the mean is nearly all of a class token, so that the contrast learns sooner without it.
+    Batch norm does this in SimCLR.
+    """
     total = _summed(F.pad(vectors.sum(dim=0), (0, 1), value=len(vectors)))
     return vectors - total[:-1] / total[-1]
 
@@ -130,8 +134,18 @@ def contrast(
     *,
     temperature: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """How well the two vectors of each image find each other among those of all images of all
-    processes: the cross-entropy (NT-Xent; SimCLR, eq. 1), and how often the nearest is right."""
+    """How well the two vectors of an image find each other among those of all images of all
+    processes.
+
+    Args:
+        first: One vector per image, of any length.
+        second: The other vector of each image.
+        temperature: Divides the cosines.
+
+    Returns:
+        The cross-entropy (NT-Xent; SimCLR, eq. 1), and how often the nearest vector is the right
+        one.
+    """
     own = [F.normalize(vectors, dim=1) for vectors in (first, second)]
     every, start, images = _of_all_processes(torch.stack(own, dim=1))
     everyone = every.transpose(0, 1).flatten(0, 1)  # all first ones, then all second ones
@@ -145,8 +159,8 @@ def contrast(
 
 
 def _of_all_processes(values: Tensor) -> tuple[Tensor, int, int]:
-    """The rows of all processes, which may have different numbers of them; the place of the first
-    of this one; and how many there are."""
+    """The rows of all processes, which may have different numbers of them; the index of the first
+    row of this process; and the number of rows."""
     if not distributed.is_initialized():
         return values, 0, len(values)
     rank, world = distributed.get_rank(), distributed.get_world_size()

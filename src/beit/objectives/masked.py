@@ -45,14 +45,17 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         precision: torch.dtype = torch.float32,
         cache: TokenCache | None = None,
     ) -> None:
-        """Raises ConfigError if tokenizer, backbone and head do not fit each other.
+        """Check that tokenizer, backbone and head fit each other, and freeze the tokenizer.
 
         Args:
-            model: predicts the patches from a corrupted image.
-            config: what is predicted, tokens or pixels, of which patches.
-            tokenizer: makes the tokens; None if pixels are predicted.
-            precision: what the tokenizer encodes in.
-            cache: keeps the tokens of views that recur.
+            model: Predicts the patches of a corrupted image.
+            config: What is predicted, tokens or pixels, of which patches.
+            tokenizer: Makes the tokens; None if pixels are predicted.
+            precision: Type that the tokenizer encodes in.
+            cache: Keeps the tokens of views that recur.
+
+        Raises:
+            ConfigError: They do not fit.
         """
         super().__init__()
         self.model = model
@@ -81,7 +84,13 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         batch: MaskedBatch,
         masked: MaskedPatches,
     ) -> Loss:
-        """The loss of these predictions."""
+        """The sum of the losses of the predictions.
+
+        Args:
+            predictions: From `predict`; the first is the main one.
+            batch: What they were made from.
+            masked: The mask of the batch, with its numbers.
+        """
         predictions = [rows.float() for rows in predictions]
         if self.tokens is None:
             return self._pixel_loss(predictions, batch, masked)
@@ -92,7 +101,8 @@ class MaskedImageModeling(Objective[MaskedBatch]):
     def predict(
         self, batch: MaskedBatch, masked: MaskedPatches
     ) -> Sequence[Float[Tensor, "rows outputs"]]:
-        """Of the masked patches in row-major order, or of all; with patch aggregation, twice."""
+        """Predictions for the masked patches in row-major order, or for all; two with patch
+        aggregation."""
         assert isinstance(self.model, MaskedImageModel)
         return self.model.predictions(batch.images, masked, self.predicts_all)
 
@@ -109,7 +119,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         return _add(losses, {"target_variance": targets.var().detach()})
 
     def pixels(self, batch: MaskedBatch) -> Float[Tensor, "batch patches values"]:
-        """What is to be predicted of every patch, where it is no token."""
+        """The values that are to be predicted for every patch, if not tokens."""
         backbone = self.model.backbone
         return patchify(backbone.normalise(batch.images), backbone.config.patch)
 
@@ -121,7 +131,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         batch: MaskedBatch,
     ) -> dict[str, Float[Tensor, ""]]:
         hits = (logits.argmax(dim=-1) == targets).float()
-        if self.predicts_all:  # accuracy still is of the masked patches, unless nothing is masked
+        if self.predicts_all:  # accuracy is that of the masked patches, unless nothing is masked
             counted = (batch.mask | ~batch.mask.any()).flatten().float()
             hits = hits * counted / counted.mean()
         counts = count_codes(targets, self.model.outputs).float()
@@ -156,8 +166,8 @@ def read_masked(batch: MaskedBatch) -> MaskedPatches:
 
 
 def _add(losses: Sequence[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:
-    """All predictions count the same. `loss` is the main one's, comparable whether or not there is
-    a second; that of the second has its own name."""
+    """Add up the losses of all predictions, which count the same. The main one is logged as `loss`,
+    comparable whether or not there is a second; the second has its own name."""
     names = ("loss", "aggregation_loss")
     logged = {name: loss.detach() for name, loss in zip(names, losses, strict=False)}
     return Loss(torch.stack(list(losses)).sum(), logged | terms)

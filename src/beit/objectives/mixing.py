@@ -14,8 +14,8 @@ from beit.rng import SampleRNG, derive_seed
 
 
 class Mixture(NamedTuple):
-    """How a pair is mixed: each takes `blend` of itself outside a box and nothing inside it; its
-    label has this `weight`."""
+    """How two images are mixed: each keeps the fraction `blend` of itself outside a box and nothing
+    inside it; its label gets this `weight`."""
 
     blend: float
     weight: float
@@ -29,13 +29,17 @@ class Mixing:
     """Mixes the images at places 2n and 2n + 1 of the batch of an update, and their labels.
 
     Each pair draws for itself between mixup and cutmix, and then how much: timm's mode `pair`, with
-    neighbours instead of opposite places. The published runs drew once for the images of a GPU,
-    with which the number of GPUs would change the numbers. An image whose neighbour lies in
-    another micro-batch, as with an odd number of them, is left alone.
+    neighbours instead of opposite places. The published runs drew once for all images of a GPU, so
+    that the number of GPUs would change the result. An image whose neighbour lies in another
+    micro-batch, as with an odd number of them, is left alone.
+
+    Args:
+        mixup: Parameter of mixup's beta distribution; 0 for no mixup.
+        cutmix: Parameter of cutmix's beta distribution; 0 for no cutmix.
+        classes: Number of classes C.
     """
 
     def __init__(self, *, mixup: float, cutmix: float, classes: int) -> None:
-        """Strengths are the parameter of the beta distribution, 0 to leave out."""
         self._strengths = {"mixup": mixup, "cutmix": cutmix}
         self._ways = [way for way, strength in self._strengths.items() if strength]
         self._classes = classes
@@ -49,8 +53,8 @@ class Mixing:
         targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
         rng: SampleRNG,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
-        """Mixed images, and the weight of each class in them; of an image with several labels each
-        counts in full, so that a mixture has the labels of both by their weights."""
+        """Mixed images, and the weight of each class in them. All labels of an image count in full,
+        so that a mixture has the labels of both images, by their weights."""
         height, width = images.shape[-2:]
         partners, mixtures = [], []
         for row in range(len(images)):
@@ -76,7 +80,8 @@ class Mixing:
         )
 
     def _vectors(self, targets: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch classes"]:
-        """One for the class, else zero; `one_hot` would read the classes to check them."""
+        """One for the class, else zero; `one_hot` would wait for the device to check the
+        classes."""
         vectors = targets.new_zeros(len(targets), self._classes)
         return vectors.scatter_(1, targets[:, None], 1)
 
@@ -87,7 +92,7 @@ class Mixing:
         kept = numbers.betavariate(strength, strength)
         if way == "mixup":
             return Mixture(kept, kept)
-        # A box of the fraction 1 - kept, cut off at the borders; its area is the label's weight.
+        # A box of the fraction 1 - kept, cut off at the borders; its area decides the weight.
         half = 0.5 * math.sqrt(1 - kept)
         x, y = numbers.randrange(width), numbers.randrange(height)
         reach_x, reach_y = int(half * width), int(half * height)

@@ -23,11 +23,11 @@ class Reconstruction(NamedTuple):
     image: UInt8[Tensor, "channels height width"]
     hidden: Bool[Tensor, " patches"]
     target: Tensor
-    """Tokens [N], or the pixels of the patches, normalised [N, values]."""
+    """Tokens [N], or the normalised pixels of the patches [N, values]."""
     prediction: Tensor
     """The same from the model; only the hidden places count."""
     score: float
-    """Fraction of right tokens, or minus the squared error."""
+    """Fraction of right tokens, or minus the mean squared error."""
 
     @property
     def filled(self) -> Tensor:
@@ -40,7 +40,13 @@ class Reconstruction(NamedTuple):
 def reconstruct(
     model: MaskedImageModel, tokenizer: VisualTokenizer | None, batch: MaskedBatch
 ) -> list[Reconstruction]:
-    """Predict the hidden patches of each image; all of them where a mask hides nothing."""
+    """Predict the hidden patches of each image; all of them where a mask hides nothing.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: The one it was trained with; None if it predicts pixels.
+        batch: On the device of the model.
+    """
     hidden = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
     predictions = model(batch.images, batch.mask, True).float().unflatten(0, batch.mask.shape)
     if tokenizer is None:
@@ -59,7 +65,7 @@ def reconstruct(
 def unpatchify(
     patches: Float[Tensor, "patches values"], backbone: VisionTransformer
 ) -> Float[Tensor, "channels height width"]:
-    """The image in [0, 1] that normalised patches are of."""
+    """Assemble normalised patches into an image in [0, 1]."""
     config = backbone.config
     image = F.fold(patches.T[None], config.size, kernel_size=config.patch, stride=config.patch)[0]
     return (image * backbone.std.cpu() + backbone.mean.cpu()).clamp(0, 1)
@@ -68,6 +74,6 @@ def unpatchify(
 def decode_tokens(
     tokens: Int64[Tensor, " patches"], tokenizer: VisualTokenizer
 ) -> Float[Tensor, "channels height width"]:
-    """What a tokenizer draws for the tokens of one image."""
+    """The image, on the CPU, that a tokenizer draws for the tokens of one image."""
     device = next(iter(tokenizer.state_dict().values()), tokens).device
     return tokenizer.draw(tokens[None].to(device))[0].cpu()

@@ -1,7 +1,7 @@
 """A second view of images that are on the device already: another crop, in other colours.
 
-The crop is a part of the first view, so that nothing is read or decoded twice. What is done to an
-image follows from numbers of its own, and a batch is changed without a branch on them.
+The crop is a part of the first view, so that nothing is read or decoded twice. How an image is
+changed follows from numbers of its own, and no branch depends on them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 NUMBERS = 11
-"""Random numbers that a view takes."""
+"""Random numbers that each view takes."""
 ASPECT = math.log(4 / 3)
 """The largest log of width over height of a crop, as usual (SimCLR, appendix A)."""
 DISTORTED, GREY = 0.8, 0.2
-"""How often colours are changed, and left out (SimCLR, appendix A)."""
+"""How often colours are changed, and how often removed (SimCLR, appendix A)."""
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """Brightness and two axes of colour (NTSC)."""
 BRIGHTNESS, COSINE, SINE = (
@@ -30,8 +30,8 @@ BRIGHTNESS, COSINE, SINE = (
         [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
     )
 )
-"""A turn of the colours as a matrix of RGB: what it keeps, and what goes with the cosine and the
-sine of its angle. As numbers, since a tensor would be copied to the device in every step."""
+"""The matrix that rotates the hue of RGB: its constant part, and the factors of the cosine and the
+sine of the angle. As numbers, since a tensor would be copied to the device in every step."""
 
 
 @torch.no_grad()
@@ -47,10 +47,10 @@ def second_view(
 
     Args:
         images: The first views.
-        numbers: Uniform in [0, 1), `NUMBERS` of each image.
+        numbers: Uniform in [0, 1), `NUMBERS` per image.
         crop: Fraction of the area in the crop, smallest and largest.
-        jitter: Strength of brightness, contrast and saturation; of hue a quarter of it.
-        size: Height and width of the result; None: those of the images.
+        jitter: Strength of brightness, contrast and saturation; that of hue is a quarter of it.
+        size: Height and width of the result; None for those of the images.
     """
     with torch.autocast(images.device.type, enabled=False):  # eight bits of colour are kept
         views = _cropped(images.float() / 255, numbers[:, :5], crop, size or images.shape[2:])
@@ -60,7 +60,7 @@ def second_view(
 def _cropped(
     images: Tensor, numbers: Tensor, scale: tuple[float, float], size: tuple[int, ...]
 ) -> Tensor:
-    """A part of each image at a random aspect, mirrored half of the time."""
+    """A part of each image at a random aspect ratio, mirrored half of the time."""
     part, aspect, mirror, left, top = numbers.unbind(dim=1)
     area, log_aspect = scale[0] + (scale[1] - scale[0]) * part, ASPECT * (2 * aspect - 1)
     width, height = ((area * (sign * log_aspect).exp()).sqrt().clamp(max=1) for sign in (1, -1))
@@ -75,7 +75,8 @@ def _cropped(
 
 
 def _recoloured(views: Tensor, numbers: Tensor, strength: float) -> Tensor:
-    """Hue, saturation and brightness, then contrast; without three channels the last two."""
+    """Changes hue, saturation and brightness, then contrast; without three channels the last
+    two."""
     distorted, grey, *amounts = numbers.unbind(dim=1)
     strengths = strength * (distorted < DISTORTED)
     brightness, contrast, saturation, hue = (strengths * (2 * one - 1) for one in amounts)

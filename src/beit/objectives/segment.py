@@ -21,12 +21,16 @@ def pixel_loss(
     labels: UInt8[Tensor, "batch height width"],
     weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over all pixels, float32, of logits resized to the labels; each pixel by
-    the weight of its class, if there are `weights`.
+    """Mean cross-entropy over all pixels, in float32.
 
-    Ignored pixels count as zero and not as absent (mmsegmentation's `avg_non_ignore` false, as the
-    published models were trained): so a mask without a label costs nothing, and micro-batches of
-    any content add up to their batch.
+    Ignored pixels add nothing but count in the mean (mmsegmentation's `avg_non_ignore` false, as
+    the published models were trained): so a mask without a label costs nothing, and micro-batches
+    of any content add up to their batch.
+
+    Args:
+        logits: Of any size; they are resized to that of the labels.
+        labels: Class of each pixel; `IGNORE` for none.
+        weights: Of each class, by which its pixels count; None for 1.
     """
     full = resize(logits.float(), labels.shape[-2:])
     total = F.cross_entropy(full, labels.long(), weights, ignore_index=IGNORE, reduction="sum")
@@ -34,7 +38,7 @@ def pixel_loss(
 
 
 class Segmentation(Objective[SegmentedBatch]):
-    """The loss of the main head and, weighted, that of the auxiliary one."""
+    """The loss of the main head plus the weighted loss of the auxiliary one."""
 
     model: Segmenter
     weights: Tensor | None

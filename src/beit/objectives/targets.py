@@ -1,4 +1,4 @@
-"""What is to be predicted of a patch: its visual token, or its pixels."""
+"""What is predicted for a patch: its visual token, or its pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TokenTargets(nn.Module):
     """The visual tokens of the clean view, from the frozen tokenizer or a cache.
 
     In half precision a few tokens in a thousand differ, so the first batch is encoded in both
-    precisions and the fraction of equal tokens reported.
+    precisions and the fraction of equal tokens is reported.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class TokenTargets(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer.freeze()
         self._cache = cache
-        self._exact: VisualTokenizer | None = None  # until the two were compared
+        self._exact: VisualTokenizer | None = None  # until the two have been compared
         self._agreement: Tensor | None = None
         if precision != torch.float32:
             self.tokenizer, self._exact = tokenizer.in_precision(precision), tokenizer
@@ -56,7 +56,7 @@ class TokenTargets(nn.Module):
         return tokens if masked is None else masked.select(tokens)
 
     def agreement(self) -> dict[str, float]:
-        """Once: the fraction of tokens that are the same in the tokenizer's precision."""
+        """The fraction of tokens that both precisions agree on, reported once; later nothing."""
         if self._agreement is None:
             return {}
         agreement, self._agreement = float(self._agreement), None
@@ -78,8 +78,19 @@ def patchify(
 def check_tokenizer(
     tokenizer: VisualTokenizer | None, backbone: VisionTransformerConfig, outputs: int
 ) -> VisualTokenizer:
-    """The tokenizer. Raises ConfigError unless each patch has exactly one token and each token one
-    output."""
+    """Check that each patch has exactly one token and each token one output.
+
+    Args:
+        tokenizer: None if none was given.
+        backbone: Of the model that predicts the tokens.
+        outputs: Outputs of its head.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ConfigError: There is no tokenizer, or its grid, codes or channels do not fit.
+    """
     if tokenizer is None:
         raise ConfigError(
             "predicting tokens needs a tokenizer",

@@ -1,8 +1,8 @@
 """Train a visual tokenizer: rebuild images, or a teacher's features, through discrete codes.
 
-The discrete VAE samples codes and is held to use all of them (eq. 1). VQ-KD (BEiT v2, section 2.2,
-eq. 4) maximises the cosine of rebuilt and true features and draws vectors to their codes, which
-follow by moving averages between two steps.
+The discrete VAE samples codes and is encouraged to use all of them (eq. 1). VQ-KD (BEiT v2, section
+2.2, eq. 4) maximises the cosine of rebuilt and true features and pulls vectors to their codes,
+which follow by moving averages between two steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Patches = Float[Tensor, "batch patches outputs"]
 
 
 class TokenizerObjective(Objective[ImageBatch]):
-    """What every tokenizer has: a vocabulary whose use is logged, and dead codes to revive."""
+    """What all tokenizers share: a vocabulary whose use is logged, and dead codes to revive."""
 
     model: VisualTokenizer
     config: ReconstructConfig | QuantiseConfig
@@ -45,11 +45,11 @@ class TokenizerObjective(Objective[ImageBatch]):
 
     @abc.abstractmethod
     def update_codes(self) -> None:
-        """Let the codes, or what is known of their use, follow the step."""
+        """Update the codes, or the statistics of their use, after a step."""
 
     @abc.abstractmethod
     def revive(self, generator: torch.Generator) -> int:
-        """Give dead codes a new place; returns how many there were."""
+        """Replace dead codes; return how many."""
 
     def after_step(self, step: int) -> dict[str, float]:
         self.update_codes()
@@ -63,6 +63,7 @@ class TokenizerObjective(Objective[ImageBatch]):
         return {"perplexity_limit": float(self.model.codes)}
 
     def usage_terms(self, tokens: Int64[Tensor, " tokens"]) -> dict[str, Float[Tensor, ""]]:
+        """How many codes these tokens use, and the perplexity of their distribution."""
         counts = count_codes(tokens, self.model.codes)
         return {
             "codes_in_use": (counts > 0).sum().float(),
@@ -71,14 +72,15 @@ class TokenizerObjective(Objective[ImageBatch]):
 
 
 class VAEReconstruction(TokenizerObjective):
-    """Of the discrete VAE: mean reconstruction loss per value, plus the weighted KL per token.
+    """The loss of the discrete VAE: mean reconstruction loss per value, plus the weighted KL per
+    token.
 
     The KL is averaged over images and positions. The released DiscreteVAE sums it instead, which
     makes it larger by the number of tokens in the batch; DALL-E's weight of 6.6 on sums over a loss
     divided by 256*256*3 is 6.6/192 = 0.034 here.
 
-    Against collapse: `balance_weight` rewards an even use of the codes over the batch, and every
-    `revive_every` steps dead codes take over half of busy ones.
+    Against collapse: `balance_weight` rewards even use of the codes over the batch, and every
+    `revive_every` steps busy codes are split in two to replace dead ones.
     """
 
     model: DiscreteVAE
@@ -93,7 +95,7 @@ class VAEReconstruction(TokenizerObjective):
         return final + (first - final) * left
 
     def kl_weight(self, progress: float) -> float:
-        """Weight of the KL, raised linearly."""
+        """Weight of the KL, raised linearly at first."""
         warmup = self.config.kl_warmup
         return self.config.kl_weight * (min(progress / warmup, 1.0) if warmup else 1.0)
 
@@ -148,8 +150,8 @@ def logit_laplace_loss(
 
 
 class Quantisation(TokenizerObjective):
-    """Of a quantised tokenizer: what is rebuilt comes near its target, and vectors near their
-    codes.
+    """The loss of a quantised tokenizer, which brings what is rebuilt near its target, and vectors
+    near their codes.
 
     As in the released code, the reconstruction is averaged over tokens and the commitment over all
     values of all vectors, both in float32.
@@ -160,8 +162,13 @@ class Quantisation(TokenizerObjective):
 
     @abc.abstractmethod
     def distance(self, values: Patches, pixels: Pixels, views: Views | None) -> Float[Tensor, ""]:
-        """Mean distance of what was rebuilt from its target, which follows from images in [0, 1];
-        `views` says which images they are, where they recur."""
+        """Mean distance of what was rebuilt from its target.
+
+        Args:
+            values: What was rebuilt, in float32.
+            pixels: The images in [0, 1], from which the target follows.
+            views: Which view of which image each one is, where views recur.
+        """
 
     def forward(self, batch: ImageBatch, progress: float) -> Loss:
         pixels = self.model.pixels(batch.images)
@@ -202,7 +209,9 @@ class VQDistillation(Quantisation):
     ) -> None:
         """With a `cache` the teacher computes only what is missing there.
 
-        Raises ConfigError if the teacher's vectors have another length, or lie elsewhere.
+        Raises:
+            ConfigError: The teacher's vectors have another length, lie on another grid, or are of
+                images with other channels.
         """
         super().__init__(tokenizer, config, seed=seed)
         if teacher.width != tokenizer.config.teacher_width:
@@ -230,8 +239,8 @@ class VQDistillation(Quantisation):
 
 
 class VQReconstruction(Quantisation):
-    """VQ without a teacher, or k-means: squared error of the pixels of each patch, [0, 1] as
-    [-1, 1]."""
+    """VQ without a teacher, or k-means: squared error of the pixels of each patch, where [-1, 1]
+    stands for [0, 1]."""
 
     model: VQTokenizer | PatchCodebook
 

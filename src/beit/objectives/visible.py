@@ -2,8 +2,8 @@
 
 As in MAE (arXiv:2111.06377, section 3) the backbone computes the visible patches alone, and a few
 narrow blocks, which see where patches are hidden, predict what they hold: the targets are those of
-masked image modeling. Hidden patches cost the backbone nothing, and it never meets a mask token, as
-it never will once pre-training is over. The decoder is of use in pre-training only.
+masked image modeling. Hidden patches cost the backbone nothing, and it never meets a mask token,
+just as after pre-training. The decoder is of use in pre-training only.
 """
 
 from __future__ import annotations
@@ -64,9 +64,12 @@ class LightDecoder(nn.Module):
     ) -> Float[Tensor, "rows outputs"]:
         """Predictions for the hidden patches, image by image in their order.
 
-        `encoded` is the class token and the visible patches; `order` names the places of all
-        patches: those of `encoded`, then the hidden ones. Attention does not mind the order of
-        tokens, so they need not be put back into their places: each has its position.
+        Attention does not depend on the order of tokens, so they need not be put back into their
+        places: each has its position.
+
+        Args:
+            encoded: The class token and the visible patches.
+            order: Indices of all patches: those of `encoded`, then the hidden ones.
         """
         batch, seen = encoded.shape[:2]
         count = 1 + order.shape[1] - seen
@@ -81,7 +84,7 @@ class LightDecoder(nn.Module):
 
 
 class VisibleOnlyModel(PatchPredictor):
-    """A backbone that is given the visible patches, its norm, and a light decoder."""
+    """A backbone that sees the visible patches only, its norm, and a light decoder."""
 
     def __init__(
         self, backbone: VisionTransformerConfig, outputs: int, config: VisibleConfig
@@ -92,13 +95,15 @@ class VisibleOnlyModel(PatchPredictor):
         self.decoder = LightDecoder(config, backbone, outputs)
 
     def without_decay(self) -> frozenset[str]:
-        """Parameters without weight decay; the decoder's positions are none, as the backbone's."""
+        """Parameters without weight decay, the decoder's positions among them, as the backbone's
+        are."""
         return super().without_decay() | {"decoder.pos_embed"}
 
     def forward(self, images: Images, mask: Mask) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order.
 
-        Raises ConfigError unless as many patches are hidden in each image.
+        Raises:
+            ConfigError: The images have different numbers of hidden patches.
         """
         masked = read_mask(mask)
         assert masked is not None
@@ -134,7 +139,8 @@ class VisibleOnlyPrediction(MaskedImageModeling):
         return (self.model(batch.images, masked),)
 
     def pixels(self, batch: MaskedBatch) -> Float[Tensor, "batch patches values"]:
-        """With `normalise_patches` by the mean and deviation of the patch's own values (MAE)."""
+        """The pixel values; with `normalise_patches`, of zero mean and unit variance in each patch
+        (MAE)."""
         patches = super().pixels(batch)
         assert isinstance(self.config, VisibleConfig)
         if not self.config.normalise_patches:

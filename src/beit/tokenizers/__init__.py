@@ -23,9 +23,10 @@ from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 
 @singledispatch
 def build_tokenizer(config: TokenizerConfig) -> VisualTokenizer:
-    """A tokenizer with its first weights. One of your own is registered as those below.
+    """A tokenizer with its initial weights. One of your own is registered like those below.
 
-    Raises ConfigError if none is registered for the type of `config`.
+    Raises:
+        ConfigError: No tokenizer is registered for the type of `config`.
     """
     raise ConfigError(
         f"no tokenizer is registered for {type(config).__name__}",

@@ -21,23 +21,22 @@ from beit.models.heads import weights_digest
 
 Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 FEW = 8
-"""Codes of a vector that are scored twice. A code that float32 puts first would have to be
-misjudged by half precision beyond seven others to be lost."""
+"""Codes of a vector that are scored twice. The best code in float32 is lost only if half precision
+puts eight others before it."""
 ROWS = 2048
-"""Vectors at once: the weights of their few codes are gathered (128 MiB for 2048 features)."""
+"""Vectors scored at once: the weights of their few codes are gathered (128 MiB if 2048 wide)."""
 
 
 class VisualTokenizer(nn.Module, abc.ABC):
     """Turns an image into h x w codes out of K (section 2.1).
 
-    Pixels are uint8, or floats in [0, 1]; any further map of them is the tokenizer's own business.
-    `encode` is deterministic, without gradients, and in float32 even under autocast, unless another
-    precision was requested. Once frozen, a tokenizer stays in evaluation mode whatever its parent
-    does.
+    Pixels are uint8, or floats in [0, 1]; any further mapping is up to the tokenizer. `encode` is
+    deterministic, without gradients, and in float32 even under autocast, unless another precision
+    was requested. Once frozen, a tokenizer stays in evaluation mode whatever its parent does.
     """
 
     can_decode = True
-    """Whether `decode` gives images; what a tokenizer rebuilds may be something else."""
+    """Whether `decode` returns images; a tokenizer may rebuild something else."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -77,7 +76,11 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def decode(
         self, tokens: Int64[Tensor, "batch patches"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        """Images in [0, 1] from token ids; `grid` is (h, w) if it is not the usual one."""
+        """Images in [0, 1] from token ids; `grid` is (h, w) if it is not the usual one.
+
+        Raises:
+            ConfigError: The tokens do not fill the grid, or the tokenizer cannot decode.
+        """
         height, width = grid or self.grid
         if tokens.shape[1] != height * width:
             raise ConfigError(
@@ -91,27 +94,28 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def draw(
         self, tokens: Int64[Tensor, "batch patches"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Images in [0, 1] that show people what tokens stand for: decoded, unless that shows
-        nothing."""
+        """Images in [0, 1] that show people what tokens stand for: the decoded ones, unless they
+        show nothing."""
         return self.decode(tokens)
 
     @abc.abstractmethod
     def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch patches features"]:
-        """What the codes are scored from, for images in [0, 1]; its bulk made in `precision`."""
+        """The vectors that codes are scored from, for images in [0, 1]; mostly computed in
+        `precision`."""
 
     def _best(self, rows: Float[Tensor, "rows features"]) -> Int64[Tensor, " rows"]:
-        """The code with the highest float32 score for some of the vectors."""
+        """The code with the highest float32 score for each vector."""
         return self._scores(rows.float()).argmax(dim=1)
 
     @abc.abstractmethod
     def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
-        """Scores of the codes for some of the vectors; the best is the token."""
+        """Scores of all codes for each vector; the best code is the token."""
 
     @abc.abstractmethod
     def _trunk(self) -> Iterable[nn.Module]:
-        """The modules that make the vectors, and nothing else."""
+        """The modules that compute the vectors, and nothing else."""
 
     @abc.abstractmethod
     def _decode(
@@ -120,7 +124,11 @@ class VisualTokenizer(nn.Module, abc.ABC):
         """Images in [0, 1]."""
 
     def pixels(self, images: Pixels) -> Float[Tensor, "batch channels height width"]:
-        """The images as floats in [0, 1], once their channels and sides are checked."""
+        """The images as floats in [0, 1].
+
+        Raises:
+            ConfigError: They have the wrong channels, or sides that the stride does not divide.
+        """
         _, channels, height, width = images.shape
         stride = self.config.downsampling
         if channels != self.config.channels:
@@ -136,7 +144,8 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     def freeze(self) -> VisualTokenizer:
-        """Evaluation mode and no gradients, for good; weights in the order convolutions read."""
+        """Switch to evaluation mode without gradients, for good; weights become channels-last, as
+        convolutions read them."""
         self.requires_grad_(False)
         self.eval()
         self.to(memory_format=torch.channels_last)
@@ -144,7 +153,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return self
 
     def in_precision(self, precision: torch.dtype) -> VisualTokenizer:
-        """A frozen copy that makes its vectors in another type: faster, and some ids differ."""
+        """A frozen copy that computes its vectors in another type: faster, but some ids differ."""
         other = copy.deepcopy(self).freeze()
         other.precision = precision
         for module in other._trunk():
@@ -152,7 +161,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return other
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile in place what makes the vectors, as `torch.nn.Module.compile` does."""
+        """Compile the modules that compute the vectors in place, like `torch.nn.Module.compile`."""
         for module in self._trunk():
             module.compile(*args, **kwargs)
 
@@ -165,11 +174,11 @@ class VisualTokenizer(nn.Module, abc.ABC):
 
 
 def count_codes(tokens: Int64[Tensor, " tokens"], codes: int) -> Int64[Tensor, " codes"]:
-    """How often each code occurs: `torch.bincount`, which would wait for a GPU."""
+    """How often each code occurs: `torch.bincount` without waiting for a GPU."""
     return tokens.new_zeros(codes).scatter_add_(0, tokens, torch.ones_like(tokens))
 
 
-# -- in which type it encodes, and the best code as float32 would have it --------------------------
+# -- the type it encodes in, and the best code in float32 ------------------------------------------
 
 
 def encoding_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -177,6 +186,9 @@ def encoding_precision(precision: Precision, device: torch.device) -> torch.dtyp
 
     `auto` is fp16 on a GPU, as published: as fast as bf16, with an eighth of its rounding. On a CPU
     it is bf16 where that is fast, else fp32.
+
+    Raises:
+        ConfigError: fp16 was requested on a CPU.
     """
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(
@@ -199,6 +211,11 @@ def best_codes(
 
     Rows in float32 are scored as they are. Rows in half precision are scored in their own type,
     which takes half of the time or less, and the few best codes once more in float32: these decide.
+
+    Args:
+        rows: Vectors in float32 or half precision.
+        weight: One row per code, in float32.
+        bias: In float32; None for none.
     """
     if rows.dtype == torch.float32:
         return F.linear(rows, weight, bias).argmax(dim=1)

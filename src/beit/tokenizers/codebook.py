@@ -33,7 +33,7 @@ class Quantized(NamedTuple):
 class Codes(nn.Module):
     """The code vectors, with the buffers and names of the published files.
 
-    `embed_avg` and `cluster_size` are what the k-means start found; nothing reads them.
+    `embed_avg` and `cluster_size` hold what k-means found at the start; nothing reads them.
     """
 
     weight: Tensor
@@ -53,8 +53,8 @@ class Codes(nn.Module):
 class CosineCodebook(nn.Module):
     """K codes of length 1; a vector's token is the code with the largest cosine.
 
-    In training the first batch starts the codes, `forward` notes what it sees, and `update` and
-    `revive` are the upkeep between two steps. In evaluation nothing changes.
+    In training the first batch initialises the codes, `forward` notes what it sees, and `update`
+    and `revive` are called between two steps. In evaluation nothing changes.
     """
 
     cluster_size: Tensor
@@ -75,7 +75,7 @@ class CosineCodebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Float[Tensor, "rows width"]) -> Int64[Tensor, " rows"]:
-        """Tokens of the vectors."""
+        """The token of each vector."""
         return self.cosines(vectors).argmax(dim=1)
 
     def cosines(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows codes"]:
@@ -118,9 +118,10 @@ class CosineCodebook(nn.Module):
 
     @torch.no_grad()
     def _start(self, unit: Float[Tensor, "rows width"]) -> None:
-        """Unless that was done before: k-means on the sphere, from vectors of all processes.
+        """Initialise the codes by k-means on the sphere, from vectors of all processes, if not done
+        yet.
 
-        A step that overflows in fp16 is done again from the buffers of before, and so is this.
+        A step that overflows in fp16 is repeated from the buffers before it, and so is this.
         """
         codes = self.embedding
         if codes.initted:
@@ -136,7 +137,7 @@ class CosineCodebook(nn.Module):
 
     @torch.no_grad()
     def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:
-        """Put dead codes where vectors of the last batch are; how many there were.
+        """Move dead codes to vectors of the last batch; return how many.
 
         A code is dead when its moving count is below `threshold` of the mean. It starts again from
         just that count, so that it lasts only if it comes into use. Each process must call this

@@ -139,7 +139,7 @@ class DalleDecoder(nn.Module):
 
 
 class DalleTokenizer(VisualTokenizer):
-    """Encoder and decoder under the contract; frozen from the start."""
+    """DALL-E's encoder and decoder as a `VisualTokenizer`; frozen from the start."""
 
     config: DalleConfig
 

@@ -31,7 +31,7 @@ class Reconstruction(NamedTuple):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a 1x1 beside the identity."""
+    """Two 3x3 convolutions and a 1x1 one, added to the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -95,9 +95,9 @@ class DiscreteVAE(VisualTokenizer):
         outputs = config.channels * (2 if config.likelihood == "logit-laplace" else 1)
         decoder.append(nn.Conv2d(channels, outputs, 1))
         self.decoder = nn.Sequential(*decoder)
-        # Running frequency of each code; says which codes are dead. Uniform until seen otherwise.
+        # Running frequency of each code, which shows the dead ones; uniform at first.
         self.register_buffer("usage", torch.full((config.codes,), 1 / config.codes))
-        # What this process counted since the last update of it.
+        # What this process counted since the last update of `usage`.
         self.register_buffer("_counts", torch.zeros(config.codes), persistent=False)
         with torch.no_grad():
             self.codebook.div_(math.sqrt(config.codebook_width))
@@ -105,7 +105,7 @@ class DiscreteVAE(VisualTokenizer):
     def target(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """What encoder and decoder see: [0, 1] mapped to [-1, 1], or as DALL-E maps it."""
+        """What encoder and decoder work on: [0, 1] mapped to [-1, 1], or as DALL-E maps it."""
         if self.config.likelihood == "logit-laplace":
             return to_logit_laplace(pixels)
         return 2 * pixels - 1
@@ -123,7 +123,13 @@ class DiscreteVAE(VisualTokenizer):
         temperature: float,
         rng: SampleRNG,
     ) -> Reconstruction:
-        """Reconstruct images in [0, 1] through codes sampled at a temperature."""
+        """Reconstruct images through sampled codes.
+
+        Args:
+            pixels: Images in [0, 1].
+            temperature: Of the Gumbel-softmax; the lower, the nearer to a choice of one code.
+            rng: Draws the Gumbel noise of each image.
+        """
         logits = self.to_codes(self.encoder(self.target(pixels)))
         scores = logits.float()
         soft = ((scores + rng.gumbel("codes", scores)) / temperature).softmax(dim=1)
@@ -170,7 +176,7 @@ class DiscreteVAE(VisualTokenizer):
 
     @torch.no_grad()
     def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:
-        """Give dead codes half of the busiest codes' places; how many there were.
+        """Split the busiest codes in two to replace dead ones; return how many were replaced.
 
         A code is dead when its running frequency is below `threshold` of the uniform one. It
         becomes a slightly disturbed copy of a busy code, in encoder and decoder, and both start

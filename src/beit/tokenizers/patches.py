@@ -1,8 +1,8 @@
-"""Tokens in seconds: each patch goes to the nearest of K codes, which k-means finds, or chance.
+"""Tokens in seconds: each patch gets the nearest of K codes, which come from k-means or at random.
 
-What is compared is not learned: the pixels, histograms of oriented gradients (HOG), which as a
-target of masked prediction come close to learned features (MaskFeat, arXiv:2112.09133, table 2), or
-a random projection (BEST-RQ).
+What is compared is not learned: pixels, histograms of oriented gradients (HOG), which as a target
+of masked prediction come close to learned features (MaskFeat, arXiv:2112.09133, table 2), or a
+random projection (BEST-RQ).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from beit.tokenizers.codebook import CosineCodebook
 from beit.tokenizers.vq import Rebuilt, paint
 
 FLAT = {"pixels": 2.0, "gradients": 0.2}
-"""The constant among the compared values. It puts patches that show nothing together, and keeps
-something of the length of the others in their direction; about a quarter of a usual length."""
+"""The constant among the compared values, about a quarter of their usual length. It gives patches
+that show nothing one direction, and keeps something of the length of the others in theirs."""
 STROKE = 6.0
-"""Ink of a stroke for a gradient of one per pixel."""
+"""Darkness of a stroke for a gradient of one per pixel."""
 
 
 def oriented_gradients(
@@ -48,8 +48,8 @@ def oriented_gradients(
 
 
 def strokes(gradients: Float[Tensor, "codes values"], patch: int) -> Float[Tensor, "codes pixels"]:
-    """Dark strokes on white along the edges that oriented gradients tell of: a patch each, of one
-    channel, in [-1, 1]."""
+    """Draw oriented gradients as dark strokes on white along their edges: one patch for each code,
+    of one channel, in [-1, 1]."""
     places = (torch.arange(patch, device=gradients.device) + 0.5) / patch
     quarter = (2 * places).long()
     offset = places - (2 * quarter + 1) / 4
@@ -63,7 +63,7 @@ def strokes(gradients: Float[Tensor, "codes values"], patch: int) -> Float[Tenso
 
 
 class PatchCodebook(VisualTokenizer):
-    """k-means on the sphere, over what is compared of each patch and a constant.
+    """k-means on the sphere, over the compared values of each patch and a constant.
 
     `forward` is for its training, with `quantize.update` and `quantize.revive` between two steps;
     the only weights are the patches that are painted for the codes.
@@ -80,15 +80,15 @@ class PatchCodebook(VisualTokenizer):
         nn.init.zeros_(self.painted.weight)
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Rebuilt:
-        """The painted patches of the codes, [0, 1] as [-1, 1]; in training the codebook notes what
-        it sees."""
+        """The patches painted for the codes, where [-1, 1] stands for [0, 1]; in training the
+        codebook notes the vectors."""
         vectors = self._vectors(pixels)
         _, tokens, commitment = self.quantize(vectors.flatten(0, 1))
         tokens = tokens.reshape(vectors.shape[:2])
         return Rebuilt(self.painted(tokens), commitment, tokens)
 
     def without_decay(self) -> frozenset[str]:
-        """What is painted is a mean."""
+        """The painted patches do not decay, as each is a mean."""
         return frozenset({"painted.weight"})
 
     def _vectors(
@@ -116,7 +116,7 @@ class PatchCodebook(VisualTokenizer):
     def draw(
         self, tokens: Int64[Tensor, "batch patches"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Gradients as strokes along edges: the mean patch of their codes is gray."""
+        """Gradients as strokes along edges, as the mean patch of such a code is grey."""
         if self.config.compared != "gradients":
             return self.decode(tokens)
         codes = self.quantize.embedding.weight
@@ -126,8 +126,8 @@ class PatchCodebook(VisualTokenizer):
 
 
 class RandomProjection(VisualTokenizer):
-    """Patches of images at zero mean, through a matrix (Xavier's uniform draw), to the code at
-    the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once."""
+    """Projects patches of normalised images by a random matrix (Xavier's uniform draw), and takes
+    the code at the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once."""
 
     config: RandomProjectionConfig
     can_decode = False

@@ -1,7 +1,7 @@
 """Teachers of VQ-KD: frozen models whose patch features the tokens are to carry.
 
-A teacher sees the image at the size that gives it the tokenizer's grid, with the statistics it
-was trained with. Of what it returns, the patches are kept and class tokens and registers are not.
+A teacher sees the image at the size that gives it the tokenizer's grid, with the statistics it was
+trained with. Only the patches of its output are kept, not class tokens and registers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ Grid = tuple[int, int]
 
 
 class Teacher(nn.Module, abc.ABC):
-    """Images in [0, 1] to a vector per patch; never trained, always in evaluation mode."""
+    """Images in [0, 1] to a vector per patch; never trained, always in evaluation mode.
+
+    It is tried on a black image, which shows its stride and the length of its vectors.
+
+    Args:
+        name: What messages call it.
+        model: The network; its parameters are frozen.
+        mean: Of each channel of images in [0, 1], as it was trained with.
+        std: Standard deviation of each channel, likewise.
+        size: Height and width that the model was made for.
+        described: What decides its features beside the weights and the modules, in any words.
+    """
 
     mean: Tensor
     std: Tensor
@@ -34,9 +45,6 @@ class Teacher(nn.Module, abc.ABC):
         self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
         size: tuple[int, int], described: str,
     ) -> None:  # fmt: skip
-        """`size` is height and width that the model was made for. It is tried on a black image,
-        which shows its stride and the length of its vectors. `described` is what decides its
-        features beside the weights and the modules, in whatever words."""
         super().__init__()
         self.name = name
         self._described = described
@@ -52,7 +60,7 @@ class Teacher(nn.Module, abc.ABC):
     def _map(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features h w"]:
-        """Features of normalised images, in their places."""
+        """A map of the features of normalised images."""
 
     @torch.no_grad()
     def forward(
@@ -66,7 +74,11 @@ class Teacher(nn.Module, abc.ABC):
         return features.flatten(2).transpose(1, 2).float()
 
     def check(self, grid: Grid, channels: int) -> None:
-        """Raise ConfigError unless it has a vector for each token of images of this kind."""
+        """Check that it has a vector for each token of images of this kind.
+
+        Raises:
+            ConfigError: It reads another number of channels, or cannot have this grid.
+        """
         reads = len(self.mean)
         if channels != reads:
             raise ConfigError(
@@ -89,19 +101,20 @@ class Teacher(nn.Module, abc.ABC):
             )
 
     def digest(self) -> str:
-        """SHA-256 of all that decides its features: weights, statistics, and how they are used."""
+        """SHA-256 of everything that decides its features: weights, statistics, and how they are
+        used."""
         described = f"{type(self).__name__} {self._described} {self.model} {weights_digest(self)}"
         return hashlib.sha256(described.encode()).hexdigest()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Always in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
-def in_places(
+def _in_places(
     tokens: Float[Tensor, "batch tokens features"], height: int, width: int
 ) -> Float[Tensor, "batch features h w"]:
-    """The last h * w tokens, which are the patches, as a map; what comes before is left out."""
+    """The last h * w tokens, which are the patches, as a map; earlier ones are dropped."""
     found: Tensor = tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
     return found
 
@@ -109,8 +122,8 @@ def in_places(
 class OurTeacher(Teacher):
     """A model of ours: the patches of its last block, through the norm that ends its backbone.
 
-    Only pre-training has a norm of patches; of other models they are brought to zero mean and unit
-    variance.
+    Only pre-trained models have a norm of patches; patches of other models are brought to zero mean
+    and unit variance.
     """
 
     def __init__(self, name: str, model: BackboneModel) -> None:
@@ -131,7 +144,7 @@ class OurTeacher(Teacher):
     ) -> Float[Tensor, "batch features h w"]:
         trunk: Any = self.model
         patches = trunk["norm"](trunk["backbone"](images).patches)
-        return in_places(patches, images.shape[2] // self._patch, images.shape[3] // self._patch)
+        return _in_places(patches, images.shape[2] // self._patch, images.shape[3] // self._patch)
 
 
 class TimmTeacher(Teacher):
@@ -160,8 +173,8 @@ class TimmTeacher(Teacher):
 
 
 class TransformersTeacher(Teacher):
-    """A vision model of transformers: the patches of its last hidden state, as it gives them; for
-    CLIP normed and projected into the space it shares with text."""
+    """A vision model of transformers: the patches of its last hidden state, unchanged; for CLIP
+    normed and projected into the space it shares with text."""
 
     def __init__(
         self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
@@ -182,4 +195,4 @@ class TransformersTeacher(Teacher):
         if hidden.ndim == 4:  # convolutional
             return hidden
         assert self._patch is not None
-        return in_places(hidden, images.shape[2] // self._patch, images.shape[3] // self._patch)
+        return _in_places(hidden, images.shape[2] // self._patch, images.shape[3] // self._patch)

@@ -1,9 +1,9 @@
-"""What frozen models say of views that recur, cached on disk: not computed a second time.
+"""The outputs of frozen models for views that recur, cached on disk: computed only once.
 
-A folder, named by the digest of all that decides what is cached, holds that identity as `bank.json`
-and a file per view: a row of words per image, none of them zero. Zero is what was never written.
-So whatever a kill or a loss of power leaves, in whatever order it reached the disk, a row either is
-whole or is known to lack some.
+A folder, named by the digest of everything that decides what is cached, holds that identity as
+`bank.json` and a file per view: a row of words per image, none of them zero. Zero means never
+written. So whatever a kill or a power failure leaves, in whatever order it reached the disk, a row
+is either whole or known to be incomplete.
 """
 
 from __future__ import annotations
@@ -28,35 +28,43 @@ from beit.errors import CheckpointError, ResourceError
 
 IDENTITY = "bank.json"
 FORMAT = 1
-"""Of the files; caches of another one lie apart, as those of other models do."""
+"""Format of the files; caches in another one have other folders, as those of other models do."""
 GIGABYTE = 2**30
 Views = Int64[Tensor, "batch 2"]
 """(view, image) pairs."""
 Compute = Callable[[list[int]], Tensor]
-"""Numbers of images of a batch, to what is cached of them [images, ...]."""
+"""From indices of images in a batch to what is cached of these images [images, ...]."""
 
 
 class RowCache(abc.ABC):
-    """Rows of `views` views of each of `images` images.
+    """A row for each of `views` views of each of `images` images.
 
     Several processes of one machine may use it at once: whichever finds a row missing writes it,
-    and all would write the same. Nothing is made on disk before the first rows are requested.
+    and all would write the same. Nothing is created on disk before the first rows are requested.
     """
 
     content: str
-    """What is cached, for the user: also the ending of the files."""
+    """What is cached, in messages; also the suffix of the files."""
     verb: str
-    """How it comes about, for the user."""
+    """How it is made, in messages: a past participle."""
     options: tuple[str, str]
-    """The options that say how many views, and where."""
+    """The options for the number of views and for the folder, in messages."""
 
     def __init__(
         self, root: Path, identity: Mapping[str, object], *, views: int, images: int, words: int,
         word: str,
     ) -> None:  # fmt: skip
-        """`identity` is all that decides what is cached of a view, as JSON values: the model, its
-        precision, how views are drawn, and of which images. A row has `words` unsigned integers of
-        the type `word`."""
+        """Describe a cache; the disk is not touched.
+
+        Args:
+            root: Folder of all caches.
+            identity: Everything that decides what is cached of a view, as JSON values: the model,
+                its precision, how views are drawn, and of which images.
+            views: Number of views of each image.
+            images: Number of images.
+            words: Unsigned integers in a row.
+            word: Their type, as NumPy writes it.
+        """
         self._identity = json.dumps(
             {"format": FORMAT, **identity}, indent=1, sort_keys=True
         ).encode()
@@ -68,7 +76,7 @@ class RowCache(abc.ABC):
 
     @abc.abstractmethod
     def _problem(self, row: np.ndarray) -> str:
-        """What is wrong with a whole row; empty if nothing is."""
+        """What is wrong with a complete row; empty if nothing is."""
 
     @abc.abstractmethod
     def _described(self) -> str:
@@ -77,8 +85,9 @@ class RowCache(abc.ABC):
     def _rows(self, views: Views, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
         """The rows of (view, image) pairs; `compute` gives those that are missing.
 
-        Raises CheckpointError if what is found on disk is damaged or another cache, ResourceError
-        if the disk cannot be read or written to.
+        Raises:
+            CheckpointError: What is on disk is damaged or another cache.
+            ResourceError: The disk cannot be read or written to.
         """
         pairs: list[list[int]] = views.tolist()
         rows = np.zeros((len(pairs), self._words), self._type)
@@ -107,7 +116,11 @@ class RowCache(abc.ABC):
         return rows
 
     def check_room(self) -> str:
-        """What it takes on disk, for the user. Raises ResourceError if there is not so much."""
+        """A message that says what the cache takes on disk.
+
+        Raises:
+            ResourceError: There is not enough room.
+        """
         whole = self._views * self._images * self._row_bytes
         paths = [self._path(view) for view in range(self._views)]
         taken = sum(path.stat().st_blocks * 512 for path in paths if path.exists())
@@ -129,7 +142,7 @@ class RowCache(abc.ABC):
         return self.folder / f"view-{view:04d}.{self.content}"
 
     def _open(self) -> None:
-        """Make the folder, or make sure that it is of this cache; several processes may do so at
+        """Create the folder, or check that it is of this cache; several processes may do so at
         once."""
         if self._opened:
             return
@@ -173,7 +186,7 @@ class RowCache(abc.ABC):
 
 
 class TokenCache(RowCache):
-    """Tokens of images, N = `patches` of each: per token its id plus one."""
+    """Tokens of images, N = `patches` of each; a token is stored as its id plus one."""
 
     content, verb = "tokens", "encoded"
     options = ("--token-views", "--token-cache")
@@ -182,7 +195,7 @@ class TokenCache(RowCache):
         self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,
         codes: int,
     ) -> None:  # fmt: skip
-        """See `RowCache`; the vocabulary has `codes` codes."""
+        """As for `RowCache`; the vocabulary has `codes` codes."""
         word = "<u2" if codes <= np.iinfo("<u2").max else "<u4"
         super().__init__(root, identity, views=views, images=images, words=patches, word=word)
         self._codes = codes
@@ -202,10 +215,10 @@ class TokenCache(RowCache):
 
 
 class FeatureCache(RowCache):
-    """Features of images, float32 [patches, width]: the bits that were computed.
+    """Features of images, float32 [patches, width]: the very bits that were computed.
 
-    They are kept inverted, as zero is then a not-a-number that no model gives; a checksum ends the
-    row.
+    They are stored inverted, as the zero word then stands for a NaN that no model gives; a checksum
+    ends the row.
     """
 
     content, verb = "features", "computed"
@@ -215,7 +228,7 @@ class FeatureCache(RowCache):
         self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,
         width: int,
     ) -> None:  # fmt: skip
-        """See `RowCache`."""
+        """As for `RowCache`; an image has `patches` vectors of `width` values."""
         words = patches * width + 1
         super().__init__(root, identity, views=views, images=images, words=words, word="<u4")
         self._shape = (patches, width)

@@ -33,7 +33,7 @@ class Rebuilt(NamedTuple):
 
 
 def task_layer(inputs: int, outputs: int) -> nn.Sequential:
-    """Linear, tanh, linear; drawn as the rest of the released model."""
+    """Linear, tanh, linear; initialised like the rest of the released model."""
     first, last = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
     for linear in (first, last):
         draw(linear.weight, cut=False)
@@ -62,8 +62,8 @@ class QuantisedTokenizer(VisualTokenizer):
         self.decode_task_layer = task_layer(config.width, config.outputs)
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Rebuilt:
-        """Rebuild from codes what images in [0, 1] show; in training the codebook notes what it
-        sees."""
+        """Rebuild the target of images in [0, 1] from their codes; in training the codebook notes
+        the vectors."""
         vectors = self._vectors(pixels)
         codes, tokens, commitment = self.quantize(vectors.flatten(0, 1))
         grid = (pixels.shape[2] // self.config.patch, pixels.shape[3] // self.config.patch)
@@ -104,7 +104,13 @@ class QuantisedTokenizer(VisualTokenizer):
 def paint(
     values: Float[Tensor, "batch patches outputs"], grid: Sequence[int], patch: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """The image of these patches, whose values in [-1, 1] stand for [0, 1]."""
+    """Images in [0, 1] from the values of their patches.
+
+    Args:
+        values: In [-1, 1], row by row, as `patchify` orders them.
+        grid: Rows and columns of patches.
+        patch: Side of a patch in pixels.
+    """
     height, width = grid
     size = (height * patch, width * patch)
     painted = F.fold(values.transpose(1, 2), size, kernel_size=patch, stride=patch)
@@ -112,7 +118,7 @@ def paint(
 
 
 class VQTokenizer(QuantisedTokenizer):
-    """The parts of VQ-KD; its decoder paints each patch, [0, 1] as [-1, 1]."""
+    """Like VQ-KD, but its decoder paints each patch, where [-1, 1] stands for [0, 1]."""
 
     config: VQConfig
 
