@@ -1,4 +1,4 @@
-"""What a run has logged: the rows of metrics.jsonl."""
+"""The metrics that a run has logged: the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class History(NamedTuple):
         return points[-1][1] if points else None
 
     def best(self, name: str) -> Point | None:
-        """The evaluation with the highest value of a metric, the last of equal ones."""
+        """Step and value of the evaluation with the highest value, the last of equal ones."""
         return max(self.points("evaluate", name), key=lambda point: point[::-1], default=None)
 
     def names(self, kind: Kind) -> tuple[str, ...]:
