@@ -27,7 +27,7 @@ STATISTICS = "colour and texture statistics"
 PIXELS = "16 x 16 pixels"
 UNTRAINED = "untrained backbone"
 BINS = 6
-"""Bins per channel of RGB images. Others have 36 per channel, so that gray images have enough."""
+"""Per channel of RGB images; others have 36, so that gray ones have not too few numbers."""
 THUMBNAIL = 16
 ORIENTATIONS = 8
 """Bins of the orientation of edges, over half a turn."""

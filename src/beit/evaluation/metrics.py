@@ -16,7 +16,7 @@ from beit.config.runs import ThresholdConfig
 UNDECIDED = 0.5
 """The threshold of a label that no image has."""
 DEVIATIONS = 1.96
-"""Standard deviations on either side of its mean that hold 95 % of a normal distribution."""
+"""Standard deviations on either side of the mean that 95 % of a normal distribution lie within."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -86,7 +86,7 @@ def _nearest(
     scale: Moments,
     device: torch.device,
 ) -> Nearest:
-    """The nearest known images of each direction, compared with a chunk of them at a time."""
+    """The nearest known images of each query, found by comparing a chunk of them at a time."""
     directions = directions.to(device)
     best, places = torch.zeros(len(directions), 0), torch.zeros(len(directions), 0).long()
     for start in range(0, len(known), KNOWN):
@@ -157,7 +157,7 @@ def _directions(
 
 
 class BlockScore:
-    """Called with a model, gives the score of its best block, and the number of that block.
+    """A callable that takes a model and gives the score of its best block, and which block it is.
 
     The best block is chosen on the very images it is measured on: a curve to watch, not a result.
 

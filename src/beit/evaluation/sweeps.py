@@ -74,8 +74,8 @@ class Probes:
     """Everything that was measured.
 
     For each method: the best validation score of each block, the setting that was chosen, and the
-    accuracy with few labels. That is measured on test (on validation if there is none), at the
-    block that is best for the linear probe of the mean patch.
+    accuracy with few labels. The latter is measured on test (on validation if there is none), at
+    the block that is best for the linear probe of the mean patch.
     """
 
     images: dict[str, int]
@@ -83,7 +83,7 @@ class Probes:
     chosen: list[Chosen]
     few: list[Few]
     baselines: list[Chosen]
-    """The same linear probe of the features that any others must beat, with the same search."""
+    """The same linear probe of the baselines, chosen by the same search."""
     few_baselines: list[Few]
     unreadable: dict[str, str]
     several: list[str]

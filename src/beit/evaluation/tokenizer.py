@@ -29,7 +29,7 @@ class TokenizerHealth(NamedTuple):
     nan if the tokenizer cannot decode."""
     codes_in_use: int
     perplexity: float
-    """exp of the entropy of the tokens: as many evenly used codes would carry as much."""
+    """exp of the entropy of the tokens: how many evenly used codes would carry as much."""
     counts: Tensor
     """How often each code occurred, int64 [K]."""
     shown: Tensor

@@ -52,7 +52,7 @@ MOST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """A model, images, and what to compute of them. It can be sent to other processes."""
+    """A model, images, and what to compute from them. It can be sent to other processes."""
 
     artifact: Artifact
     images: Places

@@ -24,7 +24,7 @@ CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
 
 
 class Place(NamedTuple):
-    """The images of one place that was named; one that cannot be opened counts as one image."""
+    """The images of one place that was named; if it cannot be opened, it counts as one image."""
 
     name: str
     source: ImageSource | None

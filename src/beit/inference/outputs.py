@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
     type: Literal["int32", "float16", "float32", "string"]
     length: int | None = None
-    """Items of each list, 0 for any number; None: cells are no lists."""
+    """Items of each list, 0 for any number; None if cells are not lists."""
 
 
 Cells = Sequence[object] | np.ndarray
@@ -85,7 +85,7 @@ class Output(abc.ABC):
 
         Args:
             rows: The output of `compute`, on the CPU.
-            images: The batch of which it was computed.
+            images: The batch that they were computed from.
             names: Names of the images below the folder that was given.
         """
 

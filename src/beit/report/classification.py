@@ -46,7 +46,7 @@ MOST_TOP = 5
 MOST_ROWS = 100
 SHOWN = 8
 LISTED = {False: 3, True: 5}
-"""Classes listed for an image, by whether it is multi-label; all that it has or is given are."""
+"""Most probable classes listed (multi-label or not); those an image has or is given always are."""
 
 MOST_KNOWN = 2000
 """Training images from which the baselines learn."""

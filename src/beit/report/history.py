@@ -45,7 +45,7 @@ class History(NamedTuple):
         return max((int(row["step"]) for row in self.rows), default=0)
 
     def seconds(self, batch: int) -> float:
-        """Time spent training, from the speed between the rows."""
+        """Seconds of training, from the logged speed; `batch` is the number of images per step."""
         before, total = 0.0, 0.0
         for step, speed in self.points("train", "images_per_second"):
             if speed > 0:

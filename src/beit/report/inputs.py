@@ -103,7 +103,7 @@ def batches(
 
 
 def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, int]]:
-    """(Name, index) of `each` images from the middle, the top and the end of the scores.
+    """Names and indices of typical images, the best and the worst, `each` as many.
 
     If there are no more than three times `each`, all of them, without a name, the best first.
     """

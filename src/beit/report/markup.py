@@ -53,7 +53,7 @@ class Example(NamedTuple):
     key: str
     given: tuple[PageImage, ...]
     made: tuple[PageImage, ...] = ()
-    """The first one says most."""
+    """The most telling one first."""
     words: str = ""
     score: float = 0.0
     labels: tuple[LabelBar, ...] = ()

@@ -75,7 +75,7 @@ class RunKind(Generic[Config]):
     next: str
     """The command to continue with after such a run, with {data} and {run}."""
     charts: tuple[Chart, ...] = ()
-    """Charts beside those that every run has; a metric in no chart gets one of its own."""
+    """Charts besides those that every run has; a metric in no chart gets one of its own."""
     headline: Callable[[Config, History], list[Figure]] = lambda _config, _history: []
     """The big numbers, shown before the number of steps."""
     findings: Callable[[History], list[Finding]] = lambda _: []

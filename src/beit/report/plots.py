@@ -22,7 +22,7 @@ COLOURS = ("#2855b8", "#c2560a", "#26845a", "#8b3fa0", "#8a6d00")
 GREY, DASHES = "#62676e", ("--", ":", "-.")
 STYLE = {
     "svg.hashsalt": "beit",  # names inside the file are the same every time
-    "svg.fonttype": "none",  # words stay words
+    "svg.fonttype": "none",  # text stays text
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,

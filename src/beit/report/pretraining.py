@@ -186,7 +186,7 @@ def queries(grid: Grid) -> list[int]:
 
 
 def title(config: PretrainRunConfig) -> str:
-    """Which pre-training this is."""
+    """The title of a run's page: which kind of pre-training it is."""
     return "BEiT pre-training" if predicts(config) else "Visible-only pre-training"
 
 

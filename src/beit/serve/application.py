@@ -227,7 +227,7 @@ def make_application(service: Service, key: str = "") -> ASGIApp:
     guarded = RequestGuard(application, limits, paths, lambda: service.stopping, key)
     if not limits.allow_origin:
         return guarded
-    # Around the guard: those pages can read its refusals too, and a preflight has no key.
+    # Around the guard: pages of these origins can read refusals too, and a preflight has no key.
     return CORSMiddleware(
         guarded,
         allow_origins=limits.allow_origin,

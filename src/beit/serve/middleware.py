@@ -53,7 +53,7 @@ SECONDS = Histogram(
 
 
 def host_name(value: str) -> str:
-    """The name in `name:port`, `[::1]:port`, or an origin; "" for what is none of them."""
+    """The name in `name:port`, `[::1]:port`, or an origin; "" if it is none of them."""
     name = value.removeprefix("http://").removeprefix("https://").lower()
     if name.startswith("["):
         return name.partition("]")[0] + "]"

@@ -109,7 +109,7 @@ class Supervisor:
             options: The ability's options.
             data: The bytes of an image file.
         """
-        model = self.find(ability, name)  # of the process that answers: no await in between
+        model = self.find(ability, name)  # no await in between: it is the same process
         answer = await self._process.ask(model["name"], ability, options, data)
         return Answer(answer, model["version"])
 

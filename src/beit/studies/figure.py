@@ -27,7 +27,7 @@ from beit.weights.load import open_tokenizer
 
 SCENES = 3
 SMALLEST, LARGEST = 8, 20
-"""How many of the 64 patches an object covers that is shown."""
+"""The fewest and the most of the 64 patches that a shown object covers."""
 FIGURE = "figure.png"
 
 

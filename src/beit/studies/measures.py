@@ -100,7 +100,7 @@ def classifier_hits(run: Path, data: str, loader: LoaderConfig) -> list[float]:
 
 
 def segmenter_overlaps(run: Path, data: str, _loader: LoaderConfig) -> list[float]:
-    """The IoU of each class that the segmenter can be scored on in the test part.
+    """The IoU of each class that has one on the test part.
 
     Args:
         run: A training of a segmenter.
@@ -147,7 +147,7 @@ def converged(run: Path) -> float:
 
 
 def caught_up(run: Path, other: Path) -> float:
-    """The first evaluated step with the best accuracy of the other run; the last if none has it."""
+    """The first evaluated step with the other run's best accuracy or more; the last without one."""
     points, mark = read_history(run).points("evaluate", "top1"), validation(str(other))
     return next((step for step, value in points if value >= mark), points[-1][0])
 

@@ -22,7 +22,7 @@ from beit.models.vit import VisionTransformer
 from beit.visualize import Grid
 
 MASS = 0.6
-"""Fraction of its attention that counts, as in the figures of DINO (arXiv:2104.14294, figure 1)."""
+"""Fraction of attention that counts, as in the figures of DINO (arXiv:2104.14294, figure 1)."""
 BATCH = 32
 EVEN = "even attention"
 """Name of the attention that any head must beat."""

@@ -94,7 +94,7 @@ class Verdict(NamedTuple):
 
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
-    """Whether a claim is shown; if it was not run or is not affordable here, with the command.
+    """Judge a claim: shown or not or, with the command, not run or not affordable here.
 
     Values that do not differ at all among seeds, draws and units are too few to show anything.
     """

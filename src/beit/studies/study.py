@@ -395,5 +395,5 @@ class Study:
 
 
 def slug(name: str) -> str:
-    """A name as folders have it."""
+    """A name in the form that folders have."""
     return name.lower().replace(",", "").replace(" ", "-")
