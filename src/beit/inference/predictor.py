@@ -54,7 +54,7 @@ class Predictor:
     ) -> None:
         self.artifact = artifact
         self.flip = flip
-        """Whether answers are averaged over each image and its mirror image."""
+        """Whether class probabilities are averaged over each image and its mirror image."""
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
         self.tokenizer: VisualTokenizer | None = None

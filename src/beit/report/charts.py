@@ -126,7 +126,7 @@ def frame_of(lines: Sequence[Line], from_zero: bool, as_fraction: bool = False) 
     Args:
         lines: At least one of them has points.
         from_zero: Begin at 0 unless a value is negative.
-        as_fraction: End at 1 rather than above it, unless a value is larger.
+        as_fraction: End at 1 rather than above it, unless a value reaches it.
     """
     steps = [step for line in lines for step, _ in line.points]
     values = [value for line in lines for _, value in line.points]

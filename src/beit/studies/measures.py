@@ -176,7 +176,7 @@ def frozen_scores(
     is best on validation counts.
 
     Args:
-        place: Artifact of the model.
+        place: Run or artifact of the model.
         labelled: Data with train, val and test.
         crop: Fraction of the side that the evaluation crop keeps.
         loader: How images are read.
