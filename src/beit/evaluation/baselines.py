@@ -1,6 +1,6 @@
 """What any features must beat: colours, texture, a thumbnail, and the backbone before any training.
 
-An accuracy says little alone. Where a colour histogram answers as well as a pre-trained backbone,
+An accuracy alone says little. Where a colour histogram answers as well as a pre-trained backbone,
 the classes differ in colour; where the untrained backbone does, nothing was learned that helps.
 """
 
@@ -27,12 +27,12 @@ STATISTICS = "colour and texture statistics"
 PIXELS = "16 x 16 pixels"
 UNTRAINED = "untrained backbone"
 BINS = 6
-"""Per channel; of one or two channels 36, so that gray images have about as many numbers."""
+"""Per channel of RGB images; others have 36, so that gray ones have not too few numbers."""
 THUMBNAIL = 16
 ORIENTATIONS = 8
-"""Of edges, over half a turn."""
+"""Bins of the orientation of edges, over half a turn."""
 SCALES = 3
-"""At which edges are counted, each half as fine as the one before."""
+"""Scales at which edges are measured, each half as fine as the one before."""
 
 Batch = TypeVar("Batch", bound=ImageBatch | LabelledBatch)
 
@@ -40,10 +40,10 @@ Batch = TypeVar("Batch", bound=ImageBatch | LabelledBatch)
 def colour_histogram(
     images: UInt8[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch bins"]:
-    """Fraction of pixels in each cell of the space of colours.
+    """Fraction of pixels in each cell of the colour space.
 
-    Three channels share one histogram of 6 x 6 x 6 cells; of any other number each has its own of
-    36 cells.
+    Three channels share one histogram of 6 x 6 x 6 cells; with any other number of channels, each
+    has its own of 36 cells.
     """
     channels = images.shape[1]
     if channels == 3:
@@ -71,7 +71,7 @@ def thumbnail(
 def statistics(
     images: UInt8[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch numbers"]:
-    """Mean, deviation and skewness of each channel; and how strong edges of each orientation are
+    """Mean, deviation and skewness of each channel, and the strength of edges of each orientation
     in the mean over the channels, at several scales."""
     pixels = images.float() / 255
     values = pixels.flatten(2)
@@ -95,30 +95,37 @@ TRIVIAL: dict[str, Callable[[Tensor], Tensor]] = {
     STATISTICS: statistics,
     PIXELS: thumbnail,
 }
-"""Features that nobody has to train."""
+"""Features that need no training."""
 
 
 def untrained_like(config: VisionTransformerConfig, seed: int) -> VisionTransformer:
-    """The same backbone with its first weights; nothing else that is drawn changes."""
+    """The same backbone with its initial weights; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(config).eval()
 
 
 class Comparison(NamedTuple):
-    """A score beside the best baseline, in words."""
+    """How a score compares with the best baseline."""
 
     beyond: bool
-    """Whether it is better beyond the doubt of so few images."""
+    """Whether it is better by more than the 95 % interval of the difference."""
     text: str
 
 
 def compare(
     best: tuple[str, float], trivial: tuple[str, float], frequent: float, images: int
 ) -> Comparison:
-    """What accuracies of so many images say: of what was trained, of the best baseline, and of the
-    most frequent class. The difference from the better of these two has the 95 % interval of
-    independent images."""
+    """Compare what was trained with the best baseline and with the most frequent class.
+
+    The difference from the better of these two has the 95 % interval of independent images.
+
+    Args:
+        best: Name and accuracy of what was trained.
+        trivial: Name and accuracy of the best baseline.
+        frequent: Accuracy of always answering the most frequent training class.
+        images: Number of images on which the accuracies were measured.
+    """
     bar = max(trivial[1], frequent)
     gain = best[1] - bar
     variance = sum(score * (1 - score) for score in (best[1], bar)) / images
@@ -134,9 +141,9 @@ def compare(
 
 
 class Baselines:
-    """Collects the features of the baselines while the batches pass on their way to the backbone.
+    """Collects the features of the baselines while batches pass on their way to the backbone.
 
-    No image is decoded a second time. `untrained` must be a backbone with its first weights.
+    So no image is decoded twice. `untrained` is a backbone with its initial weights.
     """
 
     def __init__(self, untrained: VisionTransformer, device: torch.device) -> None:
@@ -148,7 +155,7 @@ class Baselines:
         self._rows: dict[str, list[Tensor]] = {name: [] for name in self._features}
 
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches."""
+        """The same batches, whose features are taken as they pass."""
         for batch in batches:
             images = batch.images.to(self._device)
             with torch.no_grad():
@@ -158,11 +165,11 @@ class Baselines:
             yield batch
 
     def features(self) -> dict[str, Float[Tensor, "images blocks width"]]:
-        """Of all images that have passed, by baseline."""
+        """The features of all images that have passed, by baseline."""
         return {name: torch.cat(rows) for name, rows in self._rows.items()}
 
     def tables(self, table: FeatureTable) -> Mapping[str, FeatureTable]:
-        """One table per baseline, with the targets and keys of the table of the same batches."""
+        """One table per baseline; targets and keys are those of a table of the same batches."""
         return {
             name: FeatureTable(features, table.targets, table.keys, features[..., :0])
             for name, features in self.features().items()
@@ -175,8 +182,16 @@ def baseline_accuracies(
     queries: Iterable[LabelledBatch],
     device: torch.device,
 ) -> dict[str, float]:
-    """What a linear classifier of each baseline answers rightly (`linear_answers`); of the
-    untrained backbone at the block where that is most."""
+    """The accuracy of a linear classifier (`linear_answers`) on the features of each baseline.
+
+    Of the untrained backbone the block with the highest accuracy counts.
+
+    Args:
+        untrained: A backbone with its initial weights, on `device`.
+        known: Images from which the classifiers learn.
+        queries: Images on which the accuracy is measured.
+        device: Where the features are computed.
+    """
     features, targets = [], []
     for batches in (known, queries):
         collected = Baselines(untrained, device)

@@ -1,4 +1,4 @@
-"""How well a classifier does: with one class for each image, and with several labels."""
+"""Scores of a classifier: with one class per image, and with several labels per image."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from beit.evaluation.metrics import average_precision, calibration_error
 from beit.models.heads import Logits
 
 Gather = Callable[[Any], list[Any]]
-"""Gives a value of every process that reads a part of the images, in the order of the parts."""
+"""Collects a value from every process that reads a part of the images, in order of the parts."""
 
 
 class Scores(NamedTuple):
-    """Fractions in [0, 1] and means over the images."""
+    """Scores of a classifier: fractions in [0, 1], and means over the images."""
 
     top1: float
     top5: float
     loss: float
-    """Negative log-likelihood in nats: of any of the right classes, where there are several."""
+    """Negative log-likelihood in nats; where several classes are right, that of any of them."""
     calibration_error: float
-    """Expected calibration error of the first answer, 15 bins of equal width."""
+    """Expected calibration error of the top answer, with 15 bins of equal width."""
     images: int
     right: Int64[Tensor, " classes"]
-    """Of the images that a class is right for, how many were answered rightly."""
+    """For each class, how many of the images it is right for were answered correctly."""
     total: Int64[Tensor, " classes"]
-    """How many images a class is right for."""
+    """For each class, how many images it is right for."""
     answered: Int64[Tensor, " classes"]
-    """How many images a class was the first answer to."""
+    """For each class, how many images it was the top answer to."""
 
     @property
     def mean_per_class(self) -> float:
@@ -57,10 +57,15 @@ def score_classifier(
     accepted: Sequence[tuple[int, ...]] | None = None,
     gather: Gather = alone,
 ) -> Scores:
-    """One pass over labelled images, or over this process's part of them; the model should be in
-    evaluation mode.
+    """Score a classifier in one pass over labelled images, or over this process's part of them.
 
-    A target is a class or, with `accepted`, the number of a set of classes of which any is right.
+    Args:
+        model: In evaluation mode, on `device`.
+        batches: This process's images; a target is a class or, with `accepted`, an index into it.
+        classes: Number of classes of the model.
+        device: Where the model runs.
+        accepted: Sets of classes, any one of which is right for an image.
+        gather: Collects what every process found, so that each returns the scores of all images.
     """
     right, total, answered = torch.zeros(3, classes, dtype=torch.int64)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -96,7 +101,7 @@ def score_classifier(
 
 
 def answering_among(model: Logits, classes: Sequence[int]) -> Logits:
-    """Logits with which only some classes can be answered."""
+    """The model with the logits of all other classes at -inf, so that it answers with `classes`."""
 
     def logits(images: Tensor) -> Float[Tensor, "batch classes"]:
         every: Tensor = model(images)
@@ -108,40 +113,40 @@ def answering_among(model: Logits, classes: Sequence[int]) -> Logits:
 
 
 class LabelAnswers(NamedTuple):
-    """What a model says of every label of some images, and what is right."""
+    """The logits of a multi-label model for some images, and the labels they have."""
 
     logits: Float[Tensor, "images classes"]
     targets: Bool[Tensor, "images classes"]
 
     @property
     def probabilities(self) -> Float[Tensor, "images classes"]:
-        """Independent probabilities, in float32 as they are when the model is used."""
+        """Independent probability of each label, in float32 as when the model is used."""
         return self.logits.sigmoid()
 
 
 class LabelScores(NamedTuple):
-    """How well each label is answered; NaN for labels that no image has."""
+    """Scores of each label, NaN for labels that no image has, and of all labels together."""
 
     average_precision: Float[Tensor, " classes"]
     f1: Float[Tensor, " classes"]
-    """At the thresholds."""
+    """F1 at the thresholds."""
     support: Int64[Tensor, " classes"]
-    """Images that have the label."""
+    """How many images have the label."""
     thresholds: tuple[float, ...]
     micro_f1: float
-    """Of all decisions together, also those for labels that no image has."""
+    """F1 of all decisions together, including those on labels that no image has."""
     loss: float
     """Mean binary cross-entropy in nats."""
     images: int
 
     @property
     def mean_average_precision(self) -> float:
-        """Over the labels that some image has; each counts the same."""
+        """Mean over the labels that some image has; each label counts the same."""
         return float(self.average_precision.nanmean())
 
     @property
     def chance_average_precision(self) -> float:
-        """What answering at random scores: how frequent a label is, over the same labels."""
+        """What random answers would score: the mean frequency of the same labels."""
         occurring = self.support[self.support > 0].double()
         return float((occurring / self.images).mean())
 
@@ -158,8 +163,14 @@ def answer_labels(
     device: torch.device,
     gather: Gather = alone,
 ) -> LabelAnswers:
-    """One pass over images with their labels, or over this process's part of them; the model should
-    be in evaluation mode."""
+    """Run a multi-label model over labelled images, or over this process's part of them.
+
+    Args:
+        model: In evaluation mode, on `device`.
+        batches: This process's images; targets are bool [batch, classes].
+        device: Where the model runs; the answers are on the CPU.
+        gather: Collects what every process found, so that each returns the answers of all images.
+    """
     own = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
     rows = [row for part in gather(own) for row in part]
     assert rows, "an evaluation needs at least one image"
@@ -168,7 +179,7 @@ def answer_labels(
 
 
 def score_labels(answers: LabelAnswers, thresholds: tuple[float, ...]) -> LabelScores:
-    """The measures of these answers; a label counts from its threshold on."""
+    """Score the answers; a label is given if its probability reaches its threshold."""
     logits, targets = answers
     selected = answers.probabilities.double() >= torch.tensor(thresholds, dtype=torch.float64)
     support = targets.sum(dim=0)

@@ -1,4 +1,4 @@
-"""Evaluation images, read in order as often as needed, and a log of those that were skipped."""
+"""Evaluation images, read in order as often as needed, with a log of those that were skipped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ Kind = TypeVar("Kind", bound=Batch)
 
 
 class EvalLoader(Generic[Kind]):
-    """Every iteration is one ordered pass over views of the images, `batch` at a time.
+    """Every iteration is one ordered pass over views of the images.
 
-    With `size`, that of the views [channels, *size], they are read once where they fit in memory;
-    without it every pass reads them anew. Of several processes each reads its own part. `skips` is
-    the log of skipped images, which loaders may share.
+    Args:
+        kind: Type of the batches.
+        source: The images.
+        view: Makes the model's input of a decoded image.
+        channels: Channels of an image.
+        loader: How images are read.
+        size: Height and width of the views. If given, and all views fit in memory, images are read
+            only once; without it every pass reads them anew.
+        batch: Images per batch.
+        rank: Number of this process; each reads its own part of the images.
+        world: Number of processes.
+        skips: Log of skipped images, which loaders may share; by default a new one.
     """
 
     def __init__(

@@ -32,12 +32,12 @@ class Patches(Protocol):
     width: int
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
 
     def batches(
         self, order: Int64[Tensor, " images"], batch: int
     ) -> Iterator[tuple[Float16[Tensor, "batch patches width"], Int64[Tensor, " batch"]]]:
-        """Patches and classes of the images in this order."""
+        """Patches and classes of the images, in the given order of their indices."""
 
 
 class PatchTable:
@@ -61,7 +61,12 @@ class PatchTable:
 class PatchStream:
     """Patches that do not fit in memory: the images are read again each time.
 
-    `read` gives batches of some images, by their places, in that order.
+    Args:
+        backbone: On `device`.
+        read: Takes indices of images and a batch size; gives batches of these images, in order.
+        readable: Indices, as `read` takes them, of the images that can be read.
+        block: The block whose output is taken.
+        device: Where the backbone runs.
     """
 
     def __init__(
@@ -84,21 +89,27 @@ class PatchStream:
         self, order: Int64[Tensor, " images"], batch: int
     ) -> Iterator[tuple[Float16[Tensor, "batch patches width"], Int64[Tensor, " batch"]]]:
         for read in self._read(self._readable[order.numpy()], batch):
-            yield patches_of(self._backbone, read.images, self._block, self._device), read.targets
+            yield _patches_of(self._backbone, read.images, self._block, self._device), read.targets
 
 
 class PooledBlocks(NamedTuple):
     """The output of some blocks, one vector per image."""
 
     means: Float[Tensor, "batch blocks width"]
-    """Over all patches."""
+    """Means over all patches."""
     cls: Float[Tensor, "batch blocks width"]
 
 
 def pool_blocks(
     backbone: VisionTransformer, images: Tensor, out_indices: tuple[int, ...]
 ) -> PooledBlocks:
-    """Mean patch and class token of the raw output of each selected block, fp32."""
+    """Mean patch and class token of the raw output of each selected block, fp32.
+
+    Args:
+        backbone: On the device of the images.
+        images: A batch as the model sees it.
+        out_indices: The selected blocks, counted from 0.
+    """
     outputs = backbone(images, out_indices=out_indices).intermediates
     return PooledBlocks(
         torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1),
@@ -115,9 +126,16 @@ def extract_features(
     device: torch.device,
     into: PooledBlocks | None = None,
 ) -> FeatureTable:
-    """Class token and mean over the other patches of the raw output of each tapped block, fp32.
+    """Class token and mean over the other patches of the raw output of each selected block, fp32.
 
-    Unlabelled images get the target -1. `into`: where the features go, such as to a disk.
+    Unlabelled images get the target -1.
+
+    Args:
+        backbone: On `device`.
+        batches: At least one image.
+        out_indices: The selected blocks, counted from 0.
+        device: Where the backbone runs.
+        into: Tensors to write the features to, such as on disk; by default they stay in memory.
     """
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     keys: list[str] = []
@@ -141,7 +159,13 @@ def extract_features(
 def every_block(
     model: nn.Module, batches: Iterable[ImageBatch | LabelledBatch], device: torch.device
 ) -> FeatureTable:
-    """`extract_features` of all blocks of a model with a backbone."""
+    """`extract_features` of all blocks of a model with a backbone.
+
+    Args:
+        model: A `BackboneModel`, on `device`.
+        batches: At least one image.
+        device: Where the model runs.
+    """
     assert isinstance(model, BackboneModel)
     blocks = tuple(range(model.backbone.config.depth))
     return extract_features(model.backbone, batches, out_indices=blocks, device=device)
@@ -155,16 +179,23 @@ def extract_patches(
     block: int,
     device: torch.device,
 ) -> PatchTable:
-    """The raw patch vectors of one block, kept in fp16."""
+    """The raw patch vectors of one block, kept in memory as fp16.
+
+    Args:
+        backbone: On `device`.
+        batches: At least one image.
+        block: The block whose output is taken, counted from 0.
+        device: Where the backbone runs.
+    """
     rows = [
-        (patches_of(backbone, batch.images, block, device).cpu(), batch.targets)
+        (_patches_of(backbone, batch.images, block, device).cpu(), batch.targets)
         for batch in batches
     ]
     return PatchTable(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 @torch.no_grad()
-def patches_of(
+def _patches_of(
     backbone: VisionTransformer, images: Tensor, block: int, device: torch.device
 ) -> Float16[Tensor, "batch patches width"]:
     """The raw patch vectors of one block in fp16."""
@@ -174,7 +205,7 @@ def patches_of(
 
 
 class Moments(NamedTuple):
-    """Of every feature over some images."""
+    """Mean and standard deviation of every feature over some images."""
 
     mean: Float[Tensor, ...]
     deviation: Float[Tensor, ...]
@@ -184,7 +215,7 @@ STRETCH = 65536
 
 
 def moments(reference: Float[Tensor, "known ..."]) -> Moments:
-    """Mean and standard deviation of the rows; of many, a stretch of them at a time."""
+    """Mean and standard deviation over the rows; many rows are summed a chunk at a time."""
     if len(reference) <= STRETCH:
         return Moments(reference.mean(dim=0), reference.std(dim=0, correction=0).clamp_min(1e-6))
     total = square = torch.zeros(reference.shape[1:], dtype=torch.float64)
@@ -199,6 +230,6 @@ def moments(reference: Float[Tensor, "known ..."]) -> Moments:
 def standardised(
     features: Float[Tensor, "rows ..."], reference: Float[Tensor, "known ..."]
 ) -> Float[Tensor, "rows ..."]:
-    """Features less the reference's mean, in units of its standard deviation."""
+    """Features minus the reference's mean, in units of its standard deviation."""
     mean, deviation = moments(reference)
     return (features - mean) / deviation

@@ -24,33 +24,43 @@ Classes = tuple[int, ...]
 
 
 class Answers(NamedTuple):
-    """For each image of a source the classes that are right; with none, it is left out."""
+    """The right answers for the images of a source."""
 
     accepted: tuple[Classes, ...]
+    """Per image the classes that are right; an image without any is left out."""
     among: Classes | None
-    """The only classes the model may answer with; None: all."""
+    """The only classes that the model may answer with; None: all."""
     note: str
-    """How folders were taken for classes, where that needs saying; may be empty."""
+    """What was assumed about the labels, if that needs saying; may be empty."""
 
     @property
     def answerable(self) -> list[int]:
-        """The images that some class is right for."""
+        """Indices of the images for which some class is right."""
         return [index for index, accepted in enumerate(self.accepted) if accepted]
 
 
 def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") -> Answers:
     """The right answers: from a label map, else from the folders or the labels of a list.
 
-    `labels` is a JSON file. An object names, for folders or files (by path or by name alone), a
-    class or a list of classes of which any is right; a map of folders also restricts what the model
-    may answer to the classes in it, as ImageNet-A and -R are measured (arXiv:1907.07174, section
-    4.1; arXiv:2006.16241). A list has an entry per image in the order of the file names: the file
-    of ImageNet-ReaL (arXiv:2006.07159) as published. Images with an empty list are left out. A
-    class is its number or its name.
-    Without a map, folders are the model's class names, or WordNet ids if these are ImageNet's. They
-    may be the numbers of all classes where the order of these is known: ImageNet's, and those that
-    a file does not name. That the counts agree says nothing of the order.
-    Errors: DataError if an image has no label, or a label is no class of the model.
+    A label map is a JSON file. An object gives folders or files (by path or by name alone) a class,
+    or a list of classes of which any is right; a map of folders also restricts the model's answers
+    to the classes in it, as ImageNet-A and -R are measured (arXiv:1907.07174, section 4.1;
+    arXiv:2006.16241). A list has one entry per image, in the order of the file names, as the
+    published file of ImageNet-ReaL (arXiv:2006.07159) does. Images with an empty list are left out.
+    A class is given by its number or its name.
+
+    Without a map, folders are the model's class names, or WordNet ids if its classes are those of
+    ImageNet. They may also be the numbers of all classes, if the order of the classes is known: for
+    ImageNet's, and for classes that the model's file does not name. An equal count alone says
+    nothing about the order.
+
+    Args:
+        source: The images, in folders or listed with labels.
+        classes: The model's class names, in the order of its logits.
+        labels: Path of the label map; empty: none.
+
+    Raises:
+        DataError: An image has no label, or a label is not a class of the model.
     """
     if labels:
         return _from_map(source, _Names(classes), labels)
@@ -66,19 +76,19 @@ def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") 
 
 
 class _Names:
-    """The class of a name: as the model has it or, for the classes of ImageNet, its WordNet id."""
+    """Finds classes by the model's names and, if they are ImageNet's, by their WordNet ids."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        times = Counter(classes)  # ImageNet has two cranes: a name of several classes is none
+        times = Counter(classes)  # ImageNet has two cranes: a shared name is ambiguous
         self.ids = {name: index for index, name in enumerate(classes) if times[name] == 1}
         self.count = len(classes)
         published = wordnet_ids(classes)
         self.ids |= {name: index for index, name in enumerate(published)}
         self.numbered = bool(published) or are_unnamed(classes)
-        """Whether a number can only be the place of a class in the order of all."""
+        """Whether the order of the classes is known, so that a number can stand for a class."""
 
     def classes_of(self, entry: object, where: str) -> Classes:
-        """What an entry of a label map says: a class, or a list of classes."""
+        """The classes of an entry of a label map, which is a class or a list of classes."""
         if isinstance(entry, list):
             return tuple(self._class_of(each, where) for each in entry)
         return (self._class_of(entry, where),)
@@ -96,7 +106,7 @@ class _Names:
 
 
 def _group(source: ImageSource, index: int) -> str:
-    """The label of a list, or the uppermost folder; empty without either."""
+    """The label that a list gives the image, or its top-level folder; empty without either."""
     names = class_names_at(source, index)
     if len(names) == 1:
         return names[0]
@@ -105,7 +115,7 @@ def _group(source: ImageSource, index: int) -> str:
 
 
 def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
-    """The class of every folder, and what was assumed."""
+    """The class of every label, and a note on what was assumed."""
     unknown = [name for name in names if name not in known.ids]
     if not unknown:
         return {name: known.ids[name] for name in names}, ""

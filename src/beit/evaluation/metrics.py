@@ -1,4 +1,4 @@
-"""Measures of predictions that are already there: counts, calibration, average precision."""
+"""Metrics of given predictions: counts, calibration, average precision."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from beit.config.runs import ThresholdConfig
 UNDECIDED = 0.5
 """The threshold of a label that no image has."""
 DEVIATIONS = 1.96
-"""Of a normal distribution, on either side of the mean, that hold 95 % of it."""
+"""Standard deviations on either side of the mean that 95 % of a normal distribution lie within."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 def in_float32(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Switch autocast off around a function of features on the CPU, whatever precision the model
-    around it runs in."""
+    """Switch autocast off in a function of features on the CPU, whatever the model's precision."""
 
     @functools.wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -53,14 +52,13 @@ def one_answer(
     total: Int64[Tensor, " classes"],
     what: str,
 ) -> str:
-    """What to report of a model that gives the same answer to everything, where several classes
-    were right; else nothing.
+    """What to report if a model gives everything the same class, though several occur; else "".
 
     Args:
-        names: Of the classes.
+        names: Names of the classes.
         answered: How often each class was the answer.
-        total: How often it was right.
-        what: What is answered: image or pixel.
+        total: How often each class was right.
+        what: What gets a class: image or pixel.
     """
     given = answered.nonzero().flatten().tolist()
     if len(given) != 1 or int((total > 0).sum()) < 2:
@@ -74,7 +72,13 @@ def one_answer(
 def confusion_matrix(
     predicted: Int64[Tensor, " images"], targets: Int64[Tensor, " images"], classes: int
 ) -> Int64[Tensor, "classes classes"]:
-    """How many images of each true class (row) were given which class (column)."""
+    """How many images of each true class (row) were given which class (column).
+
+    Args:
+        predicted: Class given to each image.
+        targets: True class of each image.
+        classes: Number of classes.
+    """
     cells = torch.bincount(targets * classes + predicted, minlength=classes**2)
     return cells.reshape(classes, classes)
 
@@ -82,7 +86,13 @@ def confusion_matrix(
 def top_k_hits(
     logits: Float[Tensor, "images classes"], targets: Int64[Tensor, " images"], k: int
 ) -> int:
-    """Images whose true class is among the k best; with fewer classes than k, all are."""
+    """How many images have their true class among the k best.
+
+    Args:
+        logits: Or probabilities: only their order matters.
+        targets: True class of each image.
+        k: Number of answers; if there are fewer classes, every image is a hit.
+    """
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return int((best == targets[:, None]).any(dim=1).sum())
 
@@ -90,9 +100,14 @@ def top_k_hits(
 def calibration_error(
     confidences: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = 15
 ) -> float:
-    """Expected calibration error: the gap of confidence and accuracy, averaged over the images.
+    """Expected calibration error: the gap between confidence and accuracy, averaged over images.
 
     Bins of equal width, each closed above (Guo et al., arXiv:1706.04599, equation 3).
+
+    Args:
+        confidences: Probability of the answer to each image.
+        right: Whether that answer was correct.
+        bins: Number of bins.
     """
     places = (confidences.double() * bins).ceil().long().clamp(1, bins) - 1
     gaps = torch.zeros(bins, dtype=torch.float64)
@@ -105,8 +120,8 @@ def average_precision(
 ) -> Float[Tensor, " classes"]:
     """Average precision of each label; NaN for a label that no image has.
 
-    The sum over all different scores s, from the largest down, of (R(s) - R(s')) P(s): P and R are
-    precision and recall when every image with at least the score s is given the label, and s' is
+    The sum over all distinct scores s, from the largest down, of (R(s) - R(s')) P(s): P and R are
+    precision and recall when every image with a score of at least s is given the label, and s' is
     the score before s. Nothing is interpolated, and images with the same score count as one step,
     so that their order cannot matter: the definition of scikit-learn and torchmetrics, and that of
     PASCAL VOC from 2010 on without its interpolation.
@@ -127,11 +142,16 @@ def best_thresholds(
     targets: Bool[Tensor, "images classes"],
     rule: ThresholdConfig | None = None,
 ) -> tuple[float, ...]:
-    """The probability from which each label counts, by a rule on these images; the largest F1.
+    """The probability from which each label counts, chosen on these images.
 
     It lies halfway between the two neighbouring probabilities that it separates; of equally good
-    ones the largest is taken. 0.5 for a label that no image has. Where no threshold has the
-    precision that is required, the one of the highest precision is taken.
+    thresholds the largest is taken. It is 0.5 for a label that no image has. Where no threshold
+    reaches the precision that is required, the one of the highest precision is taken.
+
+    Args:
+        probabilities: Independent probabilities of the labels.
+        targets: Which labels each image has.
+        rule: What the threshold is chosen for; by default the best F1.
     """
     rule = rule or ThresholdConfig()
 
@@ -154,7 +174,7 @@ def best_thresholds(
 
 
 class _Steps(NamedTuple):
-    """One row per different score, from the largest down, counted from the first to it."""
+    """One row per distinct score, from the largest down; counts are cumulative."""
 
     scores: Float[Tensor, " steps"]
     found: Int64[Tensor, " steps"]

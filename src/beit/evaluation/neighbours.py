@@ -1,6 +1,6 @@
 """Nearest neighbours among frozen features: accuracy with labels, retrieval without.
 
-Also for watching a pre-training, where the best of all blocks counts.
+Both also serve to watch a pre-training, where the best of all blocks counts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from beit.evaluation.metrics import fraction_right, in_float32
 
 CPU = torch.device("cpu")
 QUERIES, KNOWN = 2048, 32768
-"""Images that are compared at a time."""
+"""Images compared at a time."""
 SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
 class Nearest(NamedTuple):
-    """The nearest other images of some, the nearest first."""
+    """The nearest images of each query, nearest first."""
 
     indices: Int64[Tensor, "queries most"]
     cosines: Float[Tensor, "queries most"]
@@ -48,12 +48,20 @@ def neighbour_votes(
     temperatures: tuple[float, ...],
     device: torch.device = CPU,
 ) -> Int64[Tensor, "neighbours temperatures queries"]:
-    """The class that wins a vote of the nearest known images, for all settings. Exact: all are
-    compared, a stretch of both at a time.
+    """Classify queries by a vote of their nearest known images, for all settings at once.
 
+    The search is exact: every query is compared with every known image, a chunk of both at a time.
     Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
     standardised with the known images' mean and deviation first, since raw patch means are
     dominated by a few large dimensions.
+
+    Args:
+        features: Features of the known images.
+        targets: Class of each known image.
+        queries: Features of the images to classify.
+        neighbours: Numbers of known images that vote, each a setting.
+        temperatures: Temperatures of the votes, each a setting.
+        device: Where features are compared; the answers are on the CPU.
     """
     classes, scale = int(targets.max()) + 1, moments(features)
     won = torch.zeros(len(neighbours), len(temperatures), len(queries), dtype=torch.int64)
@@ -61,7 +69,7 @@ def neighbour_votes(
         some = slice(start, start + QUERIES)
         directions = _directions(queries[some], scale)
         found = _nearest(features, directions, max(neighbours), scale, device)
-        behind = found.cosines - found.cosines[:, :1]  # the nearest weighs 1: none overflows
+        behind = found.cosines - found.cosines[:, :1]  # the nearest weighs 1: no weight overflows
         for row, number in enumerate(neighbours):
             for column, temperature in enumerate(temperatures):
                 votes = torch.zeros(len(directions), classes)
@@ -78,7 +86,7 @@ def _nearest(
     scale: Moments,
     device: torch.device,
 ) -> Nearest:
-    """The nearest of all known images, which are compared with a stretch of them at a time."""
+    """The nearest known images of each query, found by comparing a chunk of them at a time."""
     directions = directions.to(device)
     best, places = torch.zeros(len(directions), 0), torch.zeros(len(directions), 0).long()
     for start in range(0, len(known), KNOWN):
@@ -99,7 +107,15 @@ def neighbour_answers(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> Int64[Tensor, " queries"]:
-    """`neighbour_votes` of one setting."""
+    """Classify queries by a vote of their nearest known images: `neighbour_votes` of one setting.
+
+    Args:
+        features: Features of the known images.
+        targets: Class of each known image.
+        queries: Features of the images to classify.
+        neighbours: How many known images vote.
+        temperature: Of the votes; the lower, the more the nearest ones count.
+    """
     votes = neighbour_votes(
         features, targets, queries, neighbours=(neighbours,), temperatures=(temperature,)
     )
@@ -110,7 +126,7 @@ def neighbour_answers(
 def retrieval_accuracy(
     first: Float[Tensor, "images width"], second: Float[Tensor, "images width"]
 ) -> float:
-    """Fraction of images whose nearest second view is their own: needs no labels."""
+    """Fraction of images whose nearest second view is their own; needs no labels."""
     scale = moments(second)
     similarity = _directions(first, scale) @ _directions(second, scale).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
@@ -120,7 +136,13 @@ def retrieval_accuracy(
 def nearest_others(
     features: Float[Tensor, "images width"], queries: Int64[Tensor, " queries"], most: int
 ) -> Nearest:
-    """For each of these images the others whose standardised features point most the same way."""
+    """The nearest other images of some images, by the cosine of standardised features.
+
+    Args:
+        features: Features of all images.
+        queries: Indices of the images whose neighbours are wanted.
+        most: Number of neighbours; fewer if there are not as many other images.
+    """
     directions = _directions(features, moments(features))
     cosines = directions[queries] @ directions.t()
     cosines[torch.arange(len(queries)), queries] = -torch.inf
@@ -135,9 +157,15 @@ def _directions(
 
 
 class BlockScore:
-    """Called with a model: the score of its best block by two sets of images, and which it is.
+    """A callable that takes a model and gives the score of its best block, and which block it is.
 
     The best block is chosen on the very images it is measured on: a curve to watch, not a result.
+
+    Args:
+        name: What the score is called.
+        loaders: Two sets of images, or two views of one; they share a log of skipped images.
+        score: Takes the features of both and the index of a block.
+        device: Where the model runs.
     """
 
     def __init__(
@@ -148,7 +176,7 @@ class BlockScore:
         device: torch.device,
     ) -> None:
         self._name, self._loaders, self._score, self._device = name, loaders, score, device
-        self.skips = loaders[0].skips  # which they share
+        self.skips = loaders[0].skips  # the loaders share it
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         first, second = (every_block(model, loader, self._device) for loader in self._loaders)
@@ -160,7 +188,13 @@ class BlockScore:
 def neighbour_score(
     splits: LabelledSplits, config: PretrainRunConfig, device: torch.device
 ) -> BlockScore:
-    """Accuracy of a nearest-neighbour vote among labelled images."""
+    """The accuracy of a nearest-neighbour vote, as a score to watch during a pre-training.
+
+    Args:
+        splits: Training images vote on the classes of the validation images.
+        config: Sets how many images are used, and how they are read.
+        device: Where the model runs.
+    """
     view = EvaluationView(config.model.size, config.evaluation_crop)
 
     def score(known: FeatureTable, queries: FeatureTable, block: int) -> float:
@@ -178,7 +212,13 @@ def neighbour_score(
 def retrieval_score(
     source: ImageSource, config: PretrainRunConfig, device: torch.device
 ) -> BlockScore:
-    """Fraction of images found again among second views: needs no labels."""
+    """The fraction of images found again among second views, as a score that needs no labels.
+
+    Args:
+        source: The images.
+        config: Sets how many of them are used, and how they are read.
+        device: Where the model runs.
+    """
     size = config.model.size
 
     def score(first: FeatureTable, second: FeatureTable, block: int) -> float:

@@ -20,7 +20,7 @@ from beit.evaluation.rows import Rows
 
 CPU = torch.device("cpu")
 SCORED = 4096
-"""Images whose answers are computed at a time."""
+"""Images scored at a time."""
 Targets = Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
 
 
@@ -28,14 +28,14 @@ class LinearHeads(NamedTuple):
     """One linear classifier per block and learning rate, as one batched product."""
 
     weights: Float[Tensor, "blocks width heads"]
-    """Of each block the heads of all learning rates, one after the other."""
+    """For each block, the heads of all learning rates, one after the other."""
     bias: Float[Tensor, "blocks one heads"]
     classes: int
 
     def logits(
         self, features: Float[Tensor, "batch blocks width"]
     ) -> Float[Tensor, "batch classes blocks rates"]:
-        """The answers of every head."""
+        """The logits of every head."""
         every = torch.baddbmm(self.bias, features.transpose(0, 1), self.weights)
         apart: Tensor = every.unflatten(2, (-1, self.classes))
         return apart.permute(1, 3, 0, 2)
@@ -46,7 +46,7 @@ class LinearHeads(NamedTuple):
         features: Float[Tensor, "images blocks width"] | Rows,
         targets: Int64[Tensor, " images"],
     ) -> Float[Tensor, "blocks rates"]:
-        """Fraction of images that each head answers rightly."""
+        """Fraction of images that each head answers correctly."""
         device = self.weights.device
         hits = [
             (self.logits(some.to(device)).argmax(dim=1).cpu() == right[:, None, None]).sum(dim=0)
@@ -58,8 +58,8 @@ class LinearHeads(NamedTuple):
     def score(
         self, features: Float[Tensor, "images blocks width"] | Rows, targets: Targets
     ) -> Float[Tensor, "blocks rates"]:
-        """The accuracy or, of images that may have several labels, the mean average precision
-        over the labels that some image has."""
+        """The accuracy of each head or, if images may have several labels, its mean average
+        precision over the labels that some image has."""
         if targets.dtype != torch.bool:
             return self.accuracy(features, targets)
         blocks = []
@@ -87,16 +87,19 @@ def train_heads(
     some: tuple[int, Sequence[int]] | None = None,
     device: torch.device = CPU,
 ) -> LinearHeads:
-    """AdamW under a cosine per epoch; weights start at normal(0, 0.01) (unilm, run_linear_eval.py).
+    """Train a linear head for every block and learning rate, all at once.
 
-    The losses of all heads are summed: each has the gradient that it would have alone.
+    AdamW with a cosine schedule per epoch; weights start at normal(0, 0.01) (unilm,
+    run_linear_eval.py). The losses of all heads are summed, so that each head has the gradient that
+    it would have alone.
 
     Args:
-        features: Of every image and block.
-        targets: Of every image.
-        classes: How many there are.
-        config: Learning rates, epochs, batch and seed.
-        some: The features are of some blocks of so many, which start as if all were trained.
+        features: Features of every image, from all blocks or those that `some` names.
+        targets: Class of every image, or which labels it has.
+        classes: Number of classes.
+        config: Learning rates, epochs, batch, weight decay and seed.
+        some: Number of blocks of the backbone, and which of them the features are from. Initial
+            weights are drawn for all blocks, so that heads start as if all were trained.
         device: Where the heads are trained.
     """
     chance = torch.Generator().manual_seed(config.seed)
@@ -135,7 +138,7 @@ def train_heads(
 def _summed_loss(
     logits: Float[Tensor, "batch classes blocks rates"], targets: Targets
 ) -> Float[Tensor, ""]:
-    """Cross-entropy or, with several labels, binary cross-entropy; over all heads."""
+    """Cross-entropy or, with several labels, binary cross-entropy, summed over all heads."""
     if targets.dtype == torch.bool:
         each = targets[:, :, None, None].expand_as(logits).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, each, reduction="sum")
@@ -144,9 +147,9 @@ def _summed_loss(
 
 
 class AttentiveProbe(nn.Module):
-    """One query per head weighs the normalised patches; a linear classifier reads their means.
+    """One query per head weighs the normalised patches; a linear classifier takes their means.
 
-    Without projections of keys and values, which is ours: fewer parameters for few labels.
+    Keys and values are not projected. That is our choice: fewer parameters for few labels.
     """
 
     def __init__(self, *, width: int, heads: int, classes: int) -> None:
@@ -170,8 +173,17 @@ class AttentiveProbe(nn.Module):
 def train_attentive(
     patches: Patches, *, heads: int, classes: int, config: ProbeConfig, device: torch.device = CPU
 ) -> list[AttentiveProbe]:
-    """A probe for each learning rate, all trained while the patches pass: AdamW under a cosine per
-    epoch. Queries start at zero: as the mean over the patches."""
+    """Train a probe for each learning rate, all in the same passes over the patches.
+
+    AdamW with a cosine schedule per epoch. Queries start at zero, which averages the patches.
+
+    Args:
+        patches: Training images.
+        heads: Queries of a probe; their number divides the width of the patches.
+        classes: Number of classes.
+        config: Learning rates, epochs, batch, weight decay and seed.
+        device: Where the probes are trained.
+    """
     chance = torch.Generator().manual_seed(config.seed)
     probe = AttentiveProbe(width=patches.width, heads=heads, classes=classes)
     with torch.no_grad():
@@ -203,7 +215,7 @@ def train_attentive(
 @torch.no_grad()
 @in_float32
 def attentive_accuracies(probes: Sequence[AttentiveProbe], patches: Patches) -> list[float]:
-    """Fraction of images that each of the probes answers rightly, in one pass."""
+    """Fraction of images that each probe answers correctly, measured in one pass."""
     hits, images = torch.zeros(len(probes)), 0
     device = probes[0].queries.device
     for some, targets in patches.batches(torch.arange(len(patches)), 256):
@@ -222,11 +234,17 @@ def linear_answers(
     *,
     penalty: float = 1e-3,
 ) -> Int64[Tensor, " queries"]:
-    """Classes by multinomial logistic regression on standardised features.
+    """Classify queries by multinomial logistic regression on standardised features.
 
     The regression is fitted to convergence by L-BFGS with an L2 penalty on the weights (mean loss
     plus penalty/2 times their squared norm), so that the answers depend on nothing but features and
     penalty.
+
+    Args:
+        features: Features of the known images.
+        targets: Class of each known image.
+        queries: Features of the images to classify.
+        penalty: Strength of the L2 penalty.
     """
     inputs, unseen = standardised(features, features), standardised(queries, features)
     classes = int(targets.max()) + 1

@@ -18,13 +18,14 @@ from beit.evaluation.features import Moments, moments
 STRETCH = 1024
 """Rows that lie beside each other on the disk and are read together."""
 MIXED = 64 * STRETCH
-"""Rows of a table on disk that are shuffled at a time: so many random stretches of it."""
+"""Rows of a table on disk that are shuffled together: 64 of its stretches, drawn at random."""
 
 
 def on_disk(shape: tuple[int, ...], folder: Path) -> Tensor:
-    """A float32 tensor in a file that nobody else sees, and that is gone with the process.
+    """A float32 tensor in an unnamed file in the folder, which vanishes with the process.
 
-    Errors: ResourceError if the disk has no room for it.
+    Raises:
+        ResourceError: The disk has no room for it.
     """
     size = 4 * int(np.prod(shape))
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -40,7 +41,7 @@ def on_disk(shape: tuple[int, ...], folder: Path) -> Tensor:
 
 
 class Rows:
-    """Rows of one or several tables side by side; `standardised` scales them by others."""
+    """Rows of one table, or of several joined along their width; see `standardised`."""
 
     def __init__(
         self, *columns: Float[Tensor, "images blocks width"], on_disk: bool = False
@@ -69,15 +70,17 @@ class Rows:
             yield self[start : start + size]
 
     def standardised(self, reference: Rows) -> Rows:
-        """The same, less the mean of the reference's rows, in units of their deviation."""
+        """The same rows minus the reference's mean, in units of its standard deviation."""
         rows = Rows(*self._columns, on_disk=self.on_disk)
         columns = [moments(column) for column in reference._columns]
         rows._scale = Moments(*(torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)))
         return rows
 
     def shuffled(self, chance: torch.Generator, batch: int) -> Iterator[Int64[Tensor, " rows"]]:
-        """Every row once, `batch` at a time: in any order or, of a table on disk, so that few
-        stretches of it are read at a time."""
+        """The indices of all rows, shuffled, `batch` at a time.
+
+        A large table on disk is shuffled so that few of its stretches are read at a time.
+        """
         images = self.shape[0]
         if not self.on_disk or images <= MIXED:
             yield from torch.randperm(images, generator=chance).split(batch)

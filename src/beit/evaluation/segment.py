@@ -1,4 +1,4 @@
-"""How well a segmenter does: intersection over union, accuracies, and the matrix behind them."""
+"""Scores of a segmenter: intersection over union, accuracies, and the matrix behind them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from beit.models.sliding import label_map
 class SegmentationScores(NamedTuple):
     """Scores of a confusion matrix of pixels (rows: true class), fractions in [0, 1].
 
-    Matrices of parts of the images add up to that of all: take the scores of the sum, since means
-    of means are others.
+    Matrices of parts of the images add up to that of all: take the scores of the sum, since a mean
+    of the parts' scores differs from them.
     """
 
     confusion: Int64[Tensor, "classes classes"]
@@ -43,18 +43,18 @@ class SegmentationScores(NamedTuple):
 
     @property
     def mean_iou(self) -> float:
-        """Over the classes that are in the masks or predicted, as mmsegmentation and torchmetrics
-        count: 0 for one that is only predicted."""
+        """Mean over the classes that are in the masks or predicted, as in mmsegmentation and
+        torchmetrics; the IoU of a class that is only predicted is 0."""
         return float(self.iou.nanmean())
 
     @property
     def mean_iou_of_masks(self) -> float:
-        """Over the classes that are in the masks."""
+        """Mean IoU over the classes that are in the masks."""
         return float(self.iou[self.occurs].mean())
 
     @property
     def mean_accuracy(self) -> float:
-        """Over the classes that have one."""
+        """Mean accuracy over the classes that are in the masks."""
         return float(self.accuracy.nanmean())
 
     @property
@@ -64,19 +64,25 @@ class SegmentationScores(NamedTuple):
 
     @property
     def answered(self) -> Int64[Tensor, " classes"]:
-        """How many pixels a class was the answer to."""
+        """For each class, how many pixels were given it."""
         return self.confusion.sum(0)
 
     @property
     def scored(self) -> int:
-        """How many classes the mean IoU is over."""
+        """Number of classes that `mean_iou` is the mean of."""
         return int((~self.iou.isnan()).sum())
 
 
 def pixel_confusion(
     predicted: UInt8[Tensor, "height width"], labels: UInt8[Tensor, "height width"], classes: int
 ) -> Int64[Tensor, "classes classes"]:
-    """How many pixels of each true class (row) were called which class (column)."""
+    """How many pixels of each true class (row) were given which class (column).
+
+    Args:
+        predicted: Class given to each pixel.
+        labels: The mask; pixels with IGNORE are not counted.
+        classes: Number of classes.
+    """
     counted = labels != IGNORE
     return confusion_matrix(predicted[counted].long(), labels[counted].long(), classes)
 
@@ -88,9 +94,13 @@ def score_segmenter(
     *,
     batch: int = 8,
 ) -> SegmentationScores:
-    """One pass over whole images; the model should be in evaluation mode.
+    """Score a segmenter in one pass over whole images.
 
-    `batch` windows are read at a time.
+    Args:
+        segmenter: In evaluation mode.
+        batches: Images with masks.
+        inference: Windows and scales at which images are read.
+        batch: Windows that go through the model at a time.
     """
     confusion = torch.zeros(segmenter.classes, segmenter.classes, dtype=torch.int64)
     for images in batches:

@@ -1,4 +1,4 @@
-"""Every setting of a probe, tried on validation; only the best is measured on test."""
+"""Every setting of a probe is tried on validation; only the best is measured on test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Tables = Mapping[str, FeatureTable]
 
 
 class Stored(NamedTuple):
-    """Which blocks, of how many, the tables on disk hold."""
+    """Which of the `depth` blocks of a backbone the tables on disk hold."""
 
     depth: int
     blocks: tuple[int, ...]
@@ -53,7 +53,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Few:
-    """A method with few labels per class: an accuracy per seed."""
+    """A method with few labels per class, and its accuracy for each seed."""
 
     method: str
     labels: int
@@ -65,28 +65,32 @@ class Few:
 
     @property
     def deviation(self) -> float:
-        """Over the seeds; 0 with a single one."""
+        """Standard deviation over the seeds; 0 with a single one."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """Everything that was measured: per method the best validation accuracy of each block, the
-    choice, and few labels on test (validation without one), at the block of the linear mean."""
+    """Everything that was measured.
+
+    For each method: the best validation score of each block, the setting that was chosen, and the
+    accuracy with few labels. The latter is measured on test (on validation if there is none), at
+    the block that is best for the linear probe of the mean patch.
+    """
 
     images: dict[str, int]
     blocks: dict[str, list[float]]
     chosen: list[Chosen]
     few: list[Few]
     baselines: list[Chosen]
-    """The same linear probe of what any features must beat, chosen by the same search."""
+    """The same linear probe of the baselines, chosen by the same search."""
     few_baselines: list[Few]
     unreadable: dict[str, str]
     several: list[str]
-    """Images that are the first of several in their file."""
+    """Images whose file holds several, of which the first was taken."""
     notes: list[str]
     measure: str = "accuracy"
-    """What the scores are; of images with several labels each, the mean average precision."""
+    """What the scores are: if images have several labels each, the mean average precision."""
 
 
 class Sweep(NamedTuple):
@@ -97,7 +101,7 @@ class Sweep(NamedTuple):
 
 
 class FewLabels(NamedTuple):
-    """What few labels per class give, and what was skipped."""
+    """Accuracies with few labels per class, and notes on what was left out."""
 
     rows: list[Few]
     notes: list[str]
@@ -109,7 +113,7 @@ def _sweep(
     settings: Sequence[dict[str, float]],
     test: Callable[[int, int], float] | None,
 ) -> Sweep:
-    """The best of validation (the first of equal ones), measured by `test(block, setting)`."""
+    """The best on validation (the first of equal ones), measured by `test(block, setting)`."""
     block, place = divmod(int(scores.argmax()), len(settings))
     best = Chosen(
         method=method,
@@ -130,9 +134,15 @@ def sweep_linear(
     stored: Stored | None = None,
     device: torch.device = CPU,
 ) -> Sweep:
-    """Linear heads of every block and learning rate; the method, BOTH or MEAN, says on what.
+    """Try linear heads on every block with every learning rate.
 
-    `stored`: the tables are on disk, and of these blocks only.
+    Args:
+        method: What the heads are given: BOTH is class token and mean patch, MEAN the mean alone.
+        tables: Features and labels of each part.
+        classes: Number of classes.
+        config: Learning rates and how heads are trained.
+        stored: Which blocks the tables are of, if they are on disk.
+        device: Where the heads are trained.
     """
     features = {
         part: Rows(
@@ -163,7 +173,13 @@ def sweep_linear(
 
 
 def sweep_neighbours(tables: Tables, *, config: ProbeConfig, device: torch.device = CPU) -> Sweep:
-    """Votes of every block, number of neighbours and temperature."""
+    """Try nearest-neighbour votes at every block, with every number and temperature.
+
+    Args:
+        tables: Features and classes of each part; training images vote.
+        config: Numbers of neighbours, and temperatures.
+        device: Where features are compared.
+    """
     known = tables["train"]
     numbers, temperatures = config.neighbours, config.temperatures
 
@@ -199,7 +215,16 @@ def sweep_attentive(
     config: ProbeConfig,
     device: torch.device = CPU,
 ) -> Chosen:
-    """All learning rates on the patches of one block."""
+    """Try attentive probes of one block with every learning rate.
+
+    Args:
+        tables: Patches of each part, from that block.
+        block: Number of the block, which the result names.
+        heads: Queries of a probe.
+        classes: Number of classes.
+        config: Learning rates and how probes are trained.
+        device: Where the probes are trained.
+    """
     probes = train_attentive(
         tables["train"], heads=heads, classes=classes, config=config, device=device
     )
@@ -214,9 +239,9 @@ def sweep_attentive(
 
 
 Answers = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The features of known images and their classes, and the features of others: to their classes."""
+"""Takes features and classes of known images, and features of others; gives the others' classes."""
 LOW_SHOT: dict[str, Answers] = {"linear": linear_answers, NEIGHBOURS: neighbour_answers}
-"""What is measured with few labels."""
+"""The methods that are measured with few labels."""
 
 
 def few_labels(
@@ -227,9 +252,16 @@ def few_labels(
     config: ProbeConfig,
     methods: Mapping[str, Answers] = LOW_SHOT,
 ) -> FewLabels:
-    """Some labels per class at one block, on test or, without one, on validation.
+    """Measure methods with few labels per class, on test or, without one, on validation.
 
     All methods see the same draws.
+
+    Args:
+        tables: Features and classes of each part.
+        block: Index of the block in the tables.
+        classes: Number of classes.
+        config: Numbers of labels per class, and seeds of the draws.
+        methods: By the name that the rows have.
     """
     known, queries = tables["train"], tables.get("test", tables["validation"])
     least = int(torch.bincount(known.targets, minlength=classes).min())
@@ -261,6 +293,13 @@ def few_labels(
 def draw(
     targets: Int64[Tensor, " images"], labels: int, classes: int, seed: int
 ) -> Int64[Tensor, " drawn"]:
-    """So many images of each class."""
+    """Draw the indices of some images of each class.
+
+    Args:
+        targets: Class of each image.
+        labels: Images drawn of each class; of a class with fewer, all.
+        classes: Number of classes.
+        seed: Decides which images are drawn.
+    """
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     return torch.cat([order[targets[order] == index][:labels] for index in range(classes)])

@@ -1,5 +1,5 @@
 """The health of a tokenizer: how well it reconstructs, how many codes it uses, how stable and how
-telling its tokens are."""
+informative its tokens are."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from beit.tokenizers.base import VisualTokenizer
 
 COLLAPSED_FRACTION, LITTLE = 0.05, 0.15
 FLAT = 4 / 255
-"""Patches whose values differ by less show nothing that a token could tell."""
+"""A patch whose values differ by less is flat: it shows nothing that a token could tell."""
 
 
 class TokenizerHealth(NamedTuple):
-    """Measured with the best code per position, as pre-training uses them."""
+    """Measured with the best code at each position, which is what pre-training uses."""
 
     psnr: float
     """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all images;
     nan if the tokenizer cannot decode."""
     codes_in_use: int
     perplexity: float
-    """exp of the entropy of the tokens: how many codes are in even use."""
+    """exp of the entropy of the tokens: how many evenly used codes would carry as much."""
     counts: Tensor
     """How often each code occurred, int64 [K]."""
     shown: Tensor
-    """The same of patches that are not flat, int64 [K]: a background of one colour has one code."""
+    """The same among patches that are not flat, int64 [K]: a plain background has a single code."""
 
     @property
     def collapsed(self) -> bool:
-        """Fewer than one code in twenty in even use: pre-training would learn next to nothing.
+        """Whether the perplexity is that of fewer than one code in twenty.
 
-        Judged on patches that show something, if any do; few patches cannot use many codes.
+        Pre-training would then learn next to nothing. Judged on the patches that are not flat, if
+        there are any, and relative to their number if it is smaller than that of the codes.
         """
         return self._uses_less_than(COLLAPSED_FRACTION)
 
     @property
     def nearly_collapsed(self) -> bool:
-        """So few codes in even use that the tokens say little, though not as few as that."""
+        """Whether so few codes are used that tokens say little, though they have not collapsed."""
         return not self.collapsed and self._uses_less_than(LITTLE)
 
     def _uses_less_than(self, fraction: float) -> bool:
@@ -58,7 +59,13 @@ class TokenizerHealth(NamedTuple):
 def tokenizer_health(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
 ) -> TokenizerHealth:
-    """One pass over images of the tokenizer's size."""
+    """Measure reconstruction and use of the codes, in one pass over images.
+
+    Args:
+        tokenizer: On `device`.
+        batches: At least one image, of the tokenizer's size.
+        device: Where the tokenizer runs.
+    """
     counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
     shown = counts.clone()
     error, values = 0.0, 0
@@ -86,25 +93,31 @@ def tokenizer_health(
 def _shows_something(
     pixels: Float[Tensor, "batch channels height width"], side: int
 ) -> Bool[Tensor, "batch h w"]:
-    """Which patches of this side are not flat."""
+    """Which patches of `side` x `side` pixels are not flat."""
     span = F.max_pool2d(pixels, side) + F.max_pool2d(-pixels, side)
     return span.amax(dim=1) >= FLAT
 
 
 class TokenStability(NamedTuple):
-    """Fractions of places that keep their token."""
+    """Fractions of positions that keep their token."""
 
     flips: float
-    """When the image is mirrored left to right, and the tokens back."""
+    """When the image is mirrored left to right, and its tokens are mirrored back."""
     crops: float
-    """When the first row and column of places are cut off, and so their neighbours see less."""
+    """When the first row and column of patches are cut off, so that their neighbours see less."""
 
 
 @torch.no_grad()
 def token_stability(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
 ) -> TokenStability:
-    """One pass over images of the tokenizer's size, which has at least 2 x 2 places."""
+    """How many tokens survive mirroring and cropping, in one pass over images.
+
+    Args:
+        tokenizer: On `device`, with a grid of at least 2 x 2.
+        batches: At least one image, of the tokenizer's size.
+        device: Where the tokenizer runs.
+    """
     stride, (height, width) = tokenizer.config.downsampling, tokenizer.grid
     mirrored = cropped = whole = inner = 0
     for batch in batches:
@@ -128,7 +141,13 @@ def token_histograms(
     *,
     device: torch.device,
 ) -> Float[Tensor, "images codes"]:
-    """The square roots of how frequent each code is in an image, whose cosine is their overlap."""
+    """Square roots of the code frequencies of each image: the cosine of two rows is their overlap.
+
+    Args:
+        tokenizer: On `device`.
+        batches: At least one image, of the tokenizer's size.
+        device: Where the tokenizer runs; the histograms are on the CPU.
+    """
     rows = []
     for batch in batches:
         tokens = tokenizer.encode(batch.images.to(device))

@@ -44,11 +44,11 @@ class Ability(NamedTuple):
     """Something that a model does with images."""
 
     prepare: Callable[[Predictor, np.ndarray, Options], Any]
-    """Pixels [H, W, C] to what the model reads. Raises ConfigError for an option out of range."""
+    """Makes the model's input of pixels [H, W, C]. Raises ConfigError for a bad option."""
     answer: Callable[[Predictor, Sequence[Any], Options], Sequence[Answer]]
-    """Several of those to their answers, in JSON. Raises NotFiniteError."""
+    """Gives the answers to several such inputs, as JSON. Raises NotFiniteError."""
     by_tokenizer: bool = False
-    """Whether it takes the tokenizer that the model was trained with: `Predictor.tokenizer`."""
+    """Whether it needs the tokenizer that the model was trained with: `Predictor.tokenizer`."""
 
 
 class NotFiniteError(RuntimeError):
@@ -65,7 +65,13 @@ def _base64(data: bytes) -> str:
 
 
 def view(predictor: Predictor, pixels: np.ndarray, _options: Options) -> Tensor:
-    """The image as the model sees it, uint8 [C, H, W]."""
+    """The image as the model sees it, uint8 [C, H, W]: an `Ability.prepare` without options.
+
+    Args:
+        predictor: The model.
+        pixels: The image, uint8 [H, W, C].
+        _options: Not used.
+    """
     return predictor.prepare(pixels)
 
 
@@ -145,7 +151,7 @@ def _tokens(predictor: Predictor, views: Sequence[Tensor], _options: Options) ->
 def _two_views(
     predictor: Predictor, pixels: np.ndarray, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the image: what the model sees, what the tokenizer sees, and a mask."""
+    """What the model sees of the image, what the tokenizer sees, and a mask."""
     tokenizer = predictor.tokenizer
     assert tokenizer is not None
     mask = build_sampler(BlockMasking(), tokenizer.grid)(random.Random(options["seed"]))

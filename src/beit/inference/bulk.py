@@ -1,4 +1,4 @@
-"""A finished model over any number of images: what is done once, by one process or by many.
+"""Run a finished model on any number of images, in one process or many; nothing is done twice.
 
 Images are read ahead by the loader's workers and answered in their order, in constant memory.
 """
@@ -42,17 +42,17 @@ MOST_ON_CPU = 32
 MOST_ON_GPU = 512
 USUAL_PIXELS = 224 * 224
 TRIED = 8
-"""Images with which the memory of one is measured."""
+"""Size of the batch with which the memory per image is measured."""
 FREE_FRACTION = 0.7
-"""Of the free memory of a GPU that a batch may take."""
+"""Fraction of a GPU's free memory that a batch may take."""
 NOT_FINITE = "the model gave numbers that are not finite"
 MOST_SECONDS = 60.0
-"""Between two lines of progress; the first ones come sooner."""
+"""Longest time between two lines of progress; the first ones come sooner."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model, some images, and what is wanted of them. It can be sent to other processes."""
+    """A model, images, and what to compute from them. It can be sent to other processes."""
 
     artifact: Artifact
     images: Places
@@ -60,7 +60,7 @@ class Job:
 
     @cached_property
     def output(self) -> Output:
-        """What computes, on the device of the config."""
+        """Computes the answers, on the device of the config."""
         flip = isinstance(self.config, PredictConfig) and self.config.flip
         predictor = Predictor(self.artifact, self.config.device, flip=flip)
         return open_output(predictor, self.config)
@@ -73,8 +73,8 @@ class Job:
         return self.config.batch or choose_batch(self.output)
 
     def rows(self, spans: Sequence[range]) -> Iterator[Rows]:
-        """The rows of the images at these positions, which follow each other, in order; no batch
-        goes beyond a span."""
+        """The rows of the images at the positions of all spans, in order; no batch goes beyond the
+        end of a span."""
         output, images, size = self.output, self.images, self.batch
 
         def batches() -> Iterator[range]:
@@ -104,7 +104,7 @@ class Job:
             yield Rows(places[0], keys, errors, answers.cells(taken, names, errors))
 
     def plan(self) -> dict[str, Any]:
-        """What makes rows different, for a folder of them: `open_parts`."""
+        """Everything that the rows depend on, for `open_parts`."""
         config, device = self.config, self.output.predictor.device
         precision = config.precision
         if precision == "auto":
@@ -128,7 +128,13 @@ class Job:
         return plan
 
     def write(self, parts: Parts, numbers: Sequence[int], part: Part) -> Iterator[Rows]:
-        """Write some of the parts; gives the rows on the way."""
+        """Write some of the parts, and yield their rows on the way.
+
+        Args:
+            parts: The parts of a folder.
+            numbers: Which of them to write.
+            part: The process that writes, for the names of its unfinished files.
+        """
         rows = self.rows([parts.positions(number) for number in numbers])
         for number in numbers:
             span = parts.positions(number)
@@ -141,12 +147,23 @@ class Job:
 
 
 def open_job(artifact: str, images: Sequence[str], config: EmbedConfig | PredictConfig) -> Job:
-    """The model and the images. Raises ConfigError, DataError or CheckpointError."""
+    """Open a model, and find the images.
+
+    Args:
+        artifact: A run, an artifact, or any released model.
+        images: Files, folders or lists; empty if `config.data` is given.
+        config: What to compute, and how.
+
+    Raises:
+        ConfigError: Images were given in both ways or in neither.
+        DataError: There are no images.
+        CheckpointError: The model does not load.
+    """
     return Job(open_artifact(artifact), open_images(images, config), config)
 
 
 class Written(NamedTuple):
-    """A summary in lines, and the names of some images that could not be read."""
+    """Lines of a summary, and the names of some images that could not be read."""
 
     lines: list[str]
     unreadable: list[str]
@@ -156,7 +173,7 @@ def write_folder(job: Job) -> Written:
     """Write the rows of all images, or of this process's part of them, that are not there yet.
 
     Raises:
-        RunFolderError: The folder holds rows of something else, or a process writes this part.
+        RunFolderError: The folder holds other rows, or another process writes this part.
         ResourceError: A library is not installed, or there is no room.
     """
     part = job.config.own_part()
@@ -174,7 +191,7 @@ def write_folder(job: Job) -> Written:
 
 @contextmanager
 def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
-    """The folder that the config names, checked and claimed for what one process writes."""
+    """The folder that the config names, checked, and claimed for the part that a process writes."""
     folder = Path(job.config.out)
     check_name(folder)
     claim = Claim(folder / f".lock-{part}", folder)
@@ -203,8 +220,16 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
 
 
 def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
-    """What is there, of which some was `written` now; raises DataError if no image of a finished
-    folder could be read."""
+    """Summarise what a folder holds.
+
+    Args:
+        parts: The parts of the folder.
+        written: Numbers of the parts that were written now.
+        part: The process that wrote them.
+
+    Raises:
+        DataError: The folder is finished, and none of its images could be read.
+    """
     tally, missing = parts.tally(written), parts.missing()
     if not missing and len(written) < parts.count:
         tally = parts.tally(range(parts.count))
@@ -227,7 +252,7 @@ def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
 
 
 class Progress:
-    """Logs how far it is, how fast, and how long it still takes."""
+    """Logs how many images are done, how fast, and how long the rest will take."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -236,7 +261,7 @@ class Progress:
         self._next = self._began + self._wait
 
     def add(self, images: int, unreadable: int) -> None:
-        """Count images; once in a while, a line."""
+        """Count images done, and log a line once in a while; `unreadable` is of all so far."""
         self._done += images
         now = time.monotonic()
         if now < self._next or self._done >= self._total:
@@ -255,15 +280,15 @@ class Progress:
 
 
 def choose_batch(output: Output) -> int:
-    """Images at a time: on a GPU as many as its memory has room for; on a CPU, where more would
-    bring nothing, 32 of the usual size."""
+    """Images per batch: on a GPU as many as its memory has room for; on a CPU, where more would
+    gain nothing, 32 of the usual size."""
     height, width = output.predictor.size
     device = output.predictor.device
     if device.type != "cuda":
         return max(MOST_ON_CPU * USUAL_PIXELS // max(height * width, USUAL_PIXELS), 1)
     shape = (TRIED, output.predictor.channels, height, width)
     images = torch.zeros(shape, dtype=torch.uint8, device=device)
-    output.compute(images)  # what is allocated once
+    output.compute(images)  # some memory is allocated only once
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     output.compute(images)
@@ -273,10 +298,10 @@ def choose_batch(output: Output) -> int:
 
 
 class Answers:
-    """A model's answers for batches, which are halved where memory runs out."""
+    """A model's answers for batches, which are halved when memory runs out."""
 
     def __init__(self, output: Output, filled_to: int = 0) -> None:
-        """`filled_to`: the number of images that the model is always given."""
+        """`filled_to`: smaller batches are filled up to this size, for a compiled model."""
         self._output, self._filled_to = output, filled_to
         self._most = 0
 
@@ -286,9 +311,9 @@ class Answers:
         """The cells of each column for all names.
 
         Args:
-            images: Those without an error, in order; None if there are none.
-            names: Of all images.
-            errors: Of all images; what the model cannot answer is added.
+            images: The images without an error, in order; None if there are none.
+            names: Names of all images.
+            errors: Why each image has no answer, or ""; what the model cannot answer is added.
         """
         if images is None:
             return {}
@@ -325,7 +350,7 @@ class Answers:
 
 
 def _spread(cells: Cells, at: Sequence[int], length: int) -> Cells:
-    """The cells at their places among those of images without an answer."""
+    """The cells at their images' places, with fillers for images without an answer."""
     if len(at) == length:
         return cells
     if isinstance(cells, np.ndarray):

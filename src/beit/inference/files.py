@@ -1,4 +1,4 @@
-"""Few images: classes to be printed, features and tokens in one file."""
+"""Answers for few images: classes are printed, features and tokens are written to one file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FORMATS = (".npz", ".csv", ".safetensors")
 
 
 class Prediction(NamedTuple):
-    """The classes of one image, best first; or why there are none. Of a multi-label model no
-    class at all may be the answer."""
+    """The classes of one image, best first, or why there are none. The answer of a multi-label
+    model may be no class at all."""
 
     path: str
     labels: list[Label]
@@ -33,7 +33,17 @@ class Prediction(NamedTuple):
 
 
 def predict(artifact: str, images: Sequence[str], config: PredictConfig) -> Iterator[Prediction]:
-    """The classes of every image, in order. Arguments and errors as for `bulk.open_job`."""
+    """The classes of every image, in order.
+
+    Args:
+        artifact: A run, an artifact, or any released model that classifies.
+        images: Files, folders or lists; empty if `config.data` is given.
+        config: Options; only one process may be asked for.
+
+    Raises:
+        ConfigError: The config asks for several processes, or the model does not classify.
+        BeitError: As `bulk.open_job` raises.
+    """
     job = open_job(artifact, images, config)
     _only_one(config)
     for rows in job.rows([range(len(job.images))]):
@@ -43,7 +53,7 @@ def predict(artifact: str, images: Sequence[str], config: PredictConfig) -> Iter
 
 
 def _only_one(config: EmbedConfig | PredictConfig) -> None:
-    """Raise ConfigError for several processes, or another machine's, that would write one file."""
+    """Raise ConfigError if several processes, or one elsewhere, would write one file."""
     if config.own_part().total > 1 or config.engine != "local":
         raise ConfigError(
             "several processes cannot write one answer",
@@ -54,10 +64,10 @@ def _only_one(config: EmbedConfig | PredictConfig) -> None:
 def print_predictions(
     predictions: Iterable[Prediction], form: Literal["table", "json", "csv"]
 ) -> list[str]:
-    """Print them; returns the images that could not be read.
+    """Print predictions; returns the images that could not be read.
 
-    `table` is for people, `json` gives one object per image and line, `csv` one line for each class
-    of each image.
+    `table` is for people, `json` prints one object per image and line, `csv` one line for each
+    class of each image.
     """
     unreadable: list[str] = []
 
@@ -88,7 +98,7 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
 
 
 def _cells(labels: list[Label]) -> tuple[str, str, str]:
-    """The answer, its probability, and the rest; of a multi-label model, all that counts."""
+    """The answer (all that count, from a multi-label model), its probability, and the rest."""
     independent = any(label.threshold is not None for label in labels) or not labels
     chosen = [label for label in labels if label.selected] if independent else labels[:1]
     rest = [label for label in labels if label not in chosen]
@@ -100,8 +110,8 @@ def _cells(labels: list[Label]) -> tuple[str, str, str]:
 
 
 def _print_csv(predictions: Iterable[Prediction]) -> None:
-    """An image without any class has an empty line. Names are made printable: JSON has them as
-    they are."""
+    """An image without any class has a line with empty cells. Names are made printable; JSON has
+    them as they are."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "class", "probability", "threshold", "unreadable"])
     for one in predictions:
@@ -113,8 +123,8 @@ def _print_csv(predictions: Iterable[Prediction]) -> None:
 
 
 def must_be_readable(unreadable: Sequence[str]) -> None:
-    """Raises DataError, which names some, if an image could not be read: a script must not take it
-    for answered."""
+    """Raise DataError, naming some of them, if images could not be read: a script must not take
+    them for answered."""
     if unreadable:
         raise DataError(
             f"not answered, as they cannot be read: {quoted(list(unreadable))}",
@@ -124,9 +134,10 @@ def must_be_readable(unreadable: Sequence[str]) -> None:
 
 
 def single_file(config: EmbedConfig) -> Path | None:
-    """The one file that is to be written; none if it is a folder.
+    """The file to write; None if `config.out` is a folder.
 
-    Raises ConfigError for another format, and for several processes, that cannot share it.
+    Raises:
+        ConfigError: Nothing or another format is named, or several processes would share the file.
     """
     if not config.out:
         raise ConfigError("out was not given", remedy="add --out FOLDER or --out FILE.npz")
@@ -145,15 +156,23 @@ def single_file(config: EmbedConfig) -> Path | None:
 def embed(artifact: str, images: Sequence[str], config: EmbedConfig, out: Path) -> str:
     """Write features or tokens to one file; returns a summary.
 
-    Arguments and errors as for `bulk.open_job`; RunFolderError if the file exists, DataError if no
-    image can be read.
+    Args:
+        artifact: A run, an artifact, or any released model with features or tokens.
+        images: Files, folders or lists; empty if `config.data` is given.
+        config: Options.
+        out: The file, with one of `FORMATS`; see `single_file`.
+
+    Raises:
+        RunFolderError: The file exists.
+        DataError: No image can be read.
+        BeitError: As `bulk.open_job` raises.
     """
     with claim_output(out) as place:
         return _embed(open_job(artifact, images, config), place, printable(out))
 
 
 def _embed(job: Job, place: Path, called: str) -> str:
-    """One file, of as many images as the memory has room for."""
+    """Write one file; all its rows are in memory until then."""
     (column,) = job.output.columns
     keys: list[str] = []
     batches: list[np.ndarray] = []

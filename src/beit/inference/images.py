@@ -1,4 +1,4 @@
-"""The images that a finished model goes over: of several places, one sequence."""
+"""The images that a finished model is run on: those of several places, as one sequence."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from beit.data.sources import FileSource, ImageSource, Record, account_of
 from beit.errors import ConfigError, DataError, UnreadableError
 
 CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
-"""Of files that name or hold images instead of being one."""
+"""Endings of files that list or contain images instead of being one."""
 
 
 class Place(NamedTuple):
-    """Images that were named together; or why there are none, which counts as one image."""
+    """The images of one place that was named; if it cannot be opened, it counts as one image."""
 
     name: str
     source: ImageSource | None
     folder: str = ""
-    """What stands before the names of its images."""
+    """Prefix of the names of its images."""
     alone: bool = False
-    """Whether it is one image, called as the place is."""
+    """Whether it is a single image, with the name of the place."""
     problem: str = ""
+    """Why it cannot be opened."""
 
     def __len__(self) -> int:
         return 1 if self.source is None else len(self.source)
@@ -73,7 +74,7 @@ class Places:
         return place.key(inner)
 
     def name_below(self, index: int) -> str:
-        """The name of an image without the folder that was named."""
+        """The name of an image below the folder that was named."""
         place, inner = self._find(index)
         if place.source is None or place.alone:
             return Path(place.name).name
@@ -101,8 +102,11 @@ class Places:
 def open_images(images: Sequence[str], config: BulkConfig) -> Places:
     """The images that were named one by one, or those of `config.data`.
 
-    Of those named, a place that cannot be opened is one unreadable image, and the others are gone
-    over. Raises ConfigError unless there is one of both, DataError for data without images.
+    A named place that cannot be opened counts as one unreadable image; the others are still read.
+
+    Raises:
+        ConfigError: Images were given in both ways or in neither, or a name is empty.
+        DataError: `config.data` has no images.
     """
     if bool(images) == bool(config.data):
         problem = (
@@ -117,7 +121,7 @@ def open_images(images: Sequence[str], config: BulkConfig) -> Places:
 
 
 def _named(path: str) -> Place:
-    """Every image below a folder, those of a list or of a data set, or one file of any name."""
+    """Every image below a folder, those of a list or a data set, or one file of any name."""
     place = Path(path)
     try:
         if form_of(path) == "folder":
@@ -136,7 +140,7 @@ def _below(path: str) -> FileSource:
 
 
 def _data(config: BulkConfig) -> list[Place]:
-    """The images of data in any form; of a folder whatever its folders mean."""
+    """The images of data in any form; of a folder every one, whatever its subfolders mean."""
     if form_of(config.data) == "folder" and not config.split and config.reading == AS_RECOGNISED:
         return [Place(config.data, _below(config.data))]
     data = Dataset(config.data, config.reading)

@@ -1,4 +1,4 @@
-"""What a model gives for many images, as columns of a table: features, tokens, classes, maps."""
+"""A model's output for many images, as columns of a table: features, tokens, classes, maps."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Float = Literal["float32", "float16"]
 
 
 class Column(NamedTuple):
-    """Of a table: the type of a cell or, of a list in a cell, that of its members."""
+    """A column of a table: the type of its cells or, if these are lists, of their items."""
 
     type: Literal["int32", "float16", "float32", "string"]
     length: int | None = None
-    """Of a list, the number of its members; 0: any number."""
+    """Items of each list, 0 for any number; None if cells are not lists."""
 
 
 Cells = Sequence[object] | np.ndarray
-"""The cells of a column: a list, or an array whose rows they are."""
+"""The cells of a column: a list, or an array with a row per cell."""
 Images = UInt8[Tensor, "batch channels height width"]
 
 
 class Rows(NamedTuple):
-    """Images in their order: what each is called, why it has no answer, and the answer."""
+    """Consecutive images: the name of each, and its answer or why it has none."""
 
     first: int
     """Position of the first image."""
@@ -56,20 +56,20 @@ class Rows(NamedTuple):
     errors: list[str]
     """Empty for an image that was answered."""
     cells: dict[str, Cells]
-    """By column; of an image without an answer they mean nothing."""
+    """By column; those of an image without an answer mean nothing."""
 
     @property
     def unreadable(self) -> int:
-        """How many have no answer."""
+        """How many images have no answer."""
         return sum(map(bool, self.errors))
 
 
 class Output(abc.ABC):
-    """What a model gives for a batch of images. Images go through `view` first."""
+    """Makes a model's output for batches of images. Each image goes through `view` first."""
 
     columns: Mapping[str, Column]
     one_by_one = False
-    """Whether images keep their size, and are not put together."""
+    """Whether images keep their own size, so that each is a batch of its own."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -77,11 +77,17 @@ class Output(abc.ABC):
 
     @abc.abstractmethod
     def compute(self, images: Images) -> Tensor:
-        """What the model gives, one row per image, all on its device."""
+        """The model's output, one row per image; images and output are on its device."""
 
     @abc.abstractmethod
     def cells(self, rows: Tensor, images: Images, names: Sequence[str]) -> dict[str, Cells]:
-        """That on the CPU as the cells of each column; `names` are without the images' folder."""
+        """The cells of each column.
+
+        Args:
+            rows: The output of `compute`, on the CPU.
+            images: The batch that they were computed from.
+            names: Names of the images below the folder that was given.
+        """
 
     def check(self, images: Places) -> None:  # noqa: B027 - most have nothing to check
         """Raise DataError if the answers for these images cannot be kept apart."""
@@ -95,7 +101,7 @@ class Features(Output):
         assert isinstance(predictor.model, BackboneModel)
         backbone = predictor.model.backbone
         self.block = backbone.config.block(block)
-        backbone.blocks = backbone.blocks[: self.block + 1]  # the others would be for nothing
+        backbone.blocks = backbone.blocks[: self.block + 1]  # later ones would be wasted
         self.numbers = numbers
         self.columns = {"features": Column(numbers, backbone.config.width)}
 
@@ -107,7 +113,7 @@ class Features(Output):
 
 
 class Tokens(Output):
-    """The ids of a tokenizer, in row-major order."""
+    """The token ids that a tokenizer gives, in row-major order."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor)
@@ -164,7 +170,7 @@ class Region(NamedTuple):
 
 
 def regions(labels: np.ndarray, classes: Sequence[str]) -> list[Region]:
-    """What a label map holds, the largest first; a class without a name is called by its id."""
+    """The classes in a label map, the largest first; a class without a name is called by its id."""
     ids, counts = np.unique(labels, return_counts=True)
     fractions = (counts / labels.size).tolist()
     found = [
@@ -175,8 +181,8 @@ def regions(labels: np.ndarray, classes: Sequence[str]) -> list[Region]:
 
 
 class LabelMaps(Output):
-    """The class of each pixel: `labels/` and `overlays/` in a folder, and how much there is of each
-    class."""
+    """The class of each pixel, written to `labels/` and `overlays/` in a folder; the table says how
+    much of each image each class takes."""
 
     one_by_one = True
 
@@ -227,15 +233,15 @@ class LabelMaps(Output):
 
 
 def map_name(name: str) -> str:
-    """What the label map of an image is called: never outside of its folder."""
+    """The file name of an image's label map, which never leads out of its folder."""
     parts = [part for part in Path(name).parts if part not in ("/", "..")]
     return str(Path(*parts).with_suffix(".png"))
 
 
 def open_output(predictor: Predictor, config: EmbedConfig | PredictConfig) -> Output:
-    """What the config wants of the model, which is made as fast as it says.
+    """The output that the config asks of the model, which is optimized as the config says.
 
-    Raises ConfigError for a model that does not give it.
+    Raises ConfigError if the model does not give such output.
     """
     model, kind = predictor.model, predictor.artifact.kind
     if isinstance(config, EmbedConfig) and isinstance(model, VisualTokenizer):

@@ -1,8 +1,8 @@
 """Rows in a folder of parts: Parquet or JSON lines, each file whole or absent.
 
-Which images a part holds follows from its number alone. So the same command goes on after a kill,
-with any number of processes, on any number of machines that see the folder: what is done is what is
-there. `_beit.json` says what the rows are of, and rows of anything else are refused.
+Which images a part holds follows from its number alone. So the same command continues after a kill,
+with any number of processes, on any number of machines that share the folder: a part is done if its
+file is there. `_beit.json` says what the rows were computed from; other rows are refused.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from beit.json_object import read_object
 from beit.terminal import printable
 
 MANIFEST = "_beit.json"
-"""Readers of a folder of Parquet pass over names that begin so."""
+"""Readers of a folder of Parquet files skip names that begin with an underscore."""
 LAYOUT = 1
 ALL = Part(1, 1)
 FEWEST, MOST, PARTS = 256, 16_384, 1_000
 GROUP = 1_024
-"""Rows that are held before they are written."""
+"""Rows that are collected before they are written."""
 REASONS = 8
-"""Kinds of unreadable images, and classes, that are named in a summary."""
+"""How many reasons for unreadable images, and how many classes, a summary names."""
 
 
 def rows_in_part(images: int) -> int:
-    """Few enough that little is lost with a process, many enough that a folder can be listed."""
+    """Rows per part: few enough that a killed process loses little, and not too many parts."""
     return min(max(math.ceil(images / PARTS), FEWEST), MOST)
 
 
@@ -68,14 +68,14 @@ class Parts:
         return range(number * self.size, min((number + 1) * self.size, self.images))
 
     def missing(self, part: Part = ALL) -> list[int]:
-        """The numbers of the parts that are not there, of those that a process is to write."""
+        """The numbers of the parts that a process is to write and that are not there yet."""
         there = {file.name for file in os.scandir(self.folder)}
         own = range(part.number - 1, self.count, part.total)
         return [number for number in own if self.path(number).name not in there]
 
     @contextmanager
     def writing(self, number: int, part: Part) -> Iterator[PartFile]:
-        """A part to be written row by row, which is there when the block ends without an error."""
+        """A part to write row by row; its file appears when the block ends without an error."""
         final = self.path(number)
         temporary = final.with_name(f"{UNFINISHED}{part}-{uuid4().hex[:8]}-{final.name}")
         try:
@@ -86,18 +86,18 @@ class Parts:
                 file.close()
                 handle.flush()
                 os.fsync(handle.fileno())
-            temporary.replace(final)  # of two processes the last one's stays: they are the same
+            temporary.replace(final)  # if two processes write it, the last wins: both are equal
             flush(self.folder)
         finally:
             temporary.unlink(missing_ok=True)
 
     def remove_unfinished(self, part: Part | None = None) -> None:
-        """What killed processes left, or only those that were this one."""
+        """Remove what killed processes left, or only those that were to write this part."""
         for file in self.folder.glob(f"{UNFINISHED}{part or ''}{'-' if part else ''}*"):
             file.unlink(missing_ok=True)
 
     def tally(self, numbers: Sequence[int]) -> Tally:
-        """What these parts hold."""
+        """Count what these parts hold."""
         found, several = Tally(), bool(self.plan.get("multi_label"))
         for number in numbers:
             read = _read_parquet if self.format == "parquet" else _read_lines
@@ -107,16 +107,16 @@ class Parts:
 
 
 def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Column]) -> Parts:
-    """A new folder, or one whose rows are of the same.
+    """Open a new folder, or one whose rows have the same plan.
 
     Args:
         folder: Where the parts are.
-        plan: What the rows are of: model, data, options; values of JSON. Without `part_rows` they
-            are as they are there, or chosen.
-        columns: Of the table.
+        plan: What the rows depend on: model, data, options; values of JSON. If `part_rows` is None,
+            it is that of the folder or, in a new one, chosen.
+        columns: The columns of the table, by name.
 
     Raises:
-        RunFolderError: The folder holds something else, or rows of something else.
+        RunFolderError: The folder holds something else, or rows of another plan.
         ResourceError: A library is not installed.
     """
     if plan["format"] == "parquet":
@@ -146,7 +146,7 @@ def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Colu
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Raise RunFolderError unless the rows that are there are of the same."""
+    """Raise RunFolderError unless the rows that are there have the same plan."""
     words = {
         "model": "of another model",
         "data": "of other images: some were added, removed, renamed or changed",
@@ -173,7 +173,7 @@ class PartFile(abc.ABC):
         """Append rows."""
 
     def close(self) -> None:  # noqa: B027 - a format without an end
-        """Write what is held."""
+        """Write what is still held back."""
 
 
 class LinesFile(PartFile):
@@ -195,7 +195,7 @@ def _listed(cells: Cells | None) -> list[Any]:
 
 
 class ParquetFile(PartFile):
-    """Columns `position`, `key`, those of the answer, and `error`, which is null for an answer."""
+    """Columns `position`, `key`, those of the answer, and `error`, which is null if answered."""
 
     def __init__(
         self, handle: IO[bytes], columns: Mapping[str, Column], plan: Mapping[str, Any]
@@ -269,7 +269,7 @@ def _array(pa: Any, cells: Cells | None, column: Column, wrong: np.ndarray) -> A
 
 
 Read = tuple[list[str], list[str], list[list[str]]]
-"""Of some rows: the names of the images, why they have no answer, and their classes."""
+"""Columns of some rows: names of the images, why they have no answer, and their classes."""
 
 
 def _read_parquet(path: Path, classes: bool) -> Iterator[Read]:
@@ -292,17 +292,23 @@ def _read_lines(path: Path, _classes: bool) -> Iterator[Read]:
 
 @dataclass
 class Tally:
-    """What was answered, and what was not."""
+    """Counts of what was answered, and of what was not."""
 
     images: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
-    """Of each image the best, or all that count."""
+    """Of each image the best class or, from a multi-label model, all that count."""
     examples: list[str] = field(default_factory=list)
     """A few images without an answer."""
 
     def add(self, keys: list[str], errors: list[str], classes: list[list[str]]) -> None:
-        """Count some rows."""
+        """Count some rows.
+
+        Args:
+            keys: Names of the images.
+            errors: Why each has no answer; empty if it has one.
+            classes: Of each image the classes to count.
+        """
         self.images += len(errors)
         self.reasons.update(filter(None, errors))
         self.classes.update(chain.from_iterable(classes))
@@ -314,7 +320,7 @@ class Tally:
         return sum(self.reasons.values())
 
     def lines(self) -> Iterator[str]:
-        """For people: the reasons and the classes, most frequent first."""
+        """Lines to print: the reasons and the classes, most frequent first."""
         for what, counts in (("unreadable", self.reasons), ("", self.classes)):
             for name, count in counts.most_common(REASONS):
                 yield printable(f"  {what + ': ' if what else ''}{name}: {count:,}")

@@ -1,4 +1,4 @@
-"""Use an artifact: images in; labels, features or tokens out. It needs nothing else."""
+"""Use an artifact: images in; labels, features or tokens out. Nothing else is needed."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ NO_BACKBONE = "load the artifact of a pre-training or a classifier"
 class Predictor:
     """A trained model with everything it takes to use it.
 
-    `model` is the plain module in evaluation mode: uint8 images are normalised by it, floats are
-    taken as already normalised (a tokenizer takes floats in [0, 1]).
+    `model` is the plain module in evaluation mode: it normalises uint8 images, and takes floats as
+    already normalised (a tokenizer takes floats in [0, 1]).
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Predictor:
     ) -> None:
         self.artifact = artifact
         self.flip = flip
-        """Whether classes are answered for the mean of each image and its mirror image."""
+        """Whether class probabilities are averaged over each image and its mirror image."""
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
         self.tokenizer: VisualTokenizer | None = None
-        """The one that a pre-training was trained with, where somebody has opened it."""
+        """The tokenizer that a pre-trained model learned from, if the caller has set it."""
         self._may_be_saved = True
 
     @property
@@ -73,7 +73,7 @@ class Predictor:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels that images are brought to."""
+        """Height and width of prepared images, in pixels."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.size
         return self._expect(BackboneModel, "has no backbone", NO_BACKBONE).backbone.config.size
@@ -97,7 +97,16 @@ class Predictor:
         compile: bool = False,  # noqa: A002
         graphs: bool = False,
     ) -> Predictor:
-        """A predictor that answers faster: see `optimize_for_inference`."""
+        """A predictor that answers faster, and cannot be saved: see `optimize_for_inference`.
+
+        Args:
+            precision: Of weights and computation; `auto` is bf16 where the hardware is faster so.
+            compile: Compile the model on its first use, and again for each new size.
+            graphs: Record answers as CUDA graphs, which helps with small batches.
+
+        Raises:
+            ConfigError: The model has no backbone, or `graphs` is not possible with it.
+        """
         model = self._expect(BackboneModel, "has nothing to fold", "use it as it is")
         faster = optimize_for_inference(model, precision=precision, compile=compile, graphs=graphs)
         fast = Predictor(replace(self.artifact, model=faster), self.device, flip=self.flip)
@@ -108,13 +117,21 @@ class Predictor:
     def from_pretrained(
         cls, reference: str | Path, *, device: str | torch.device = "cpu", sha256: str = ""
     ) -> Predictor:
-        """`beit.load` under the name that other libraries gave it; hub ids are `hf:owner/name`."""
+        """`beit.load` under the name that other libraries gave it.
+
+        Args:
+            reference: A path, `timm/name`, a URL, or an id of the hub as `hf:owner/name`.
+            device: cpu, cuda, mps, or auto: a GPU where there is one.
+            sha256: Hash of the file behind a URL, where it is not known already.
+        """
         return load(reference, device=device, sha256=sha256)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an artifact, which `beit.load` and every verb take.
 
-        Raises RunFolderError if the folder exists.
+        Raises:
+            ConfigError: The model is an optimized one.
+            RunFolderError: The folder exists.
         """
         place = Path(folder)
         if not self._may_be_saved:
@@ -137,7 +154,16 @@ class Predictor:
         message: str = "",
         dry_run: str | Path = "",
     ) -> Pushed:
-        """Upload the model as it is now to `owner/name` on the hub: `beit.push_to_hub`."""
+        """Upload the model as it is now to the hub: `beit.push_to_hub`.
+
+        Args:
+            repository: `owner/name`.
+            public: Whether anybody can read a repository that is made now.
+            license: Identifier of the hub's list, e.g. apache-2.0.
+            update: Add a commit to a repository that exists, instead of refusing it.
+            message: Of the commit.
+            dry_run: Folder to write everything to, instead of sending it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             return push_to_hub(
                 self.save_pretrained(Path(folder) / "model"),
@@ -150,7 +176,7 @@ class Predictor:
             )
 
     def feature_extractor(self) -> FeatureExtractor:
-        """A copy of the backbone as timm's models are used, for other libraries."""
+        """A copy of the backbone with the interface of timm's models, for other libraries."""
         model = self._expect(BackboneModel, "has no backbone", "use tokens()")
         view = self.artifact.details
         return FeatureExtractor(
@@ -161,7 +187,7 @@ class Predictor:
         """The image as the model sees it: uint8 [C, H, W], resized and centre-cropped.
 
         Paths and bytes are decoded, PIL images converted; arrays are uint8 [H, W, C] or [H, W].
-        Tensors are prepared images, and returned as they are. `size`: another than the model's.
+        Tensors are prepared images, and returned as they are. `size` replaces the model's own.
         """
         if isinstance(image, Tensor):
             return image
@@ -181,7 +207,7 @@ class Predictor:
     def class_probabilities(
         self, batch: UInt8[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
-        """The same of a batch on the device of the model, left there."""
+        """`probabilities` of a batch that is on the model's device; the result stays there."""
         remedy = "fine-tune it with `beit finetune --init`, or use embed()"
         if isinstance(self.model, Segmenter):
             remedy = "use segment(), or `beit predict --out FOLDER`"
@@ -194,15 +220,15 @@ class Predictor:
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
         """The classes of one image, most probable first.
 
-        With `top`, so many, whether they count or not. Without it the five most probable; of a
-        multi-label model the labels whose probability reaches their threshold, which may be none.
+        With `top`, that many, whether they count or not. Without it the five most probable or, from
+        a multi-label model, the labels whose probability reaches their threshold, maybe none.
         """
         return self.artifact.details.labels(self.probabilities([image])[0], top)
 
     def segment(self, image: ImageLike) -> UInt8[np.ndarray, "height width"]:
         """The class id of each pixel of an image, at the image's own size.
 
-        It is read as the run's evaluation reads images: through a window, at the same scales.
+        The image is read as in the run's evaluation: through a sliding window, at the same scales.
         """
         remedy = "train one with `beit segment --init`"
         model = self._expect(Segmenter, "model does not segment", remedy)
@@ -225,7 +251,7 @@ class Predictor:
     def mean_patches(
         self, batch: UInt8[Tensor, "batch channels height width"], block: int | None = None
     ) -> Float[Tensor, "batch width"]:
-        """The same of a batch on the device of the model, left there."""
+        """`embed` for a batch that is on the model's device; the result stays there."""
         model = self._expect(BackboneModel, "has no features", "use tokens()")
         index = model.backbone.config.block(block)
         found = model.backbone(batch, out_indices=(index,)).intermediates[0]
@@ -243,7 +269,17 @@ def to_pixels(
     channels: int,
     value_range: ValueRange | None = None,
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Any form of an image as uint8 [H, W, C]."""
+    """Any form of an image as uint8 [H, W, C].
+
+    Args:
+        image: A path, the bytes of a file, a PIL image, or uint8 [H, W, C] or [H, W].
+        channels: Channels of the result.
+        value_range: Values that become black and white in images of more than 8 bits.
+
+    Raises:
+        DataError: There is no such file, or the array has another type or shape.
+        UnreadableError: The image cannot be decoded.
+    """
     if isinstance(image, str | Path):
         path = Path(image)
         if not path.is_file():
@@ -269,7 +305,7 @@ def to_pixels(
 
 
 def as_rgb(pixels: UInt8[np.ndarray, "height width channels"]) -> np.ndarray:
-    """Pixels to look at: one channel is shown as grey; of more than three the first are."""
+    """Pixels to look at: the first three channels as RGB or, of one or two, the first as grey."""
     return pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
 
 

@@ -1,4 +1,4 @@
-"""Charts of what a run logged: data first, drawn as SVG for a page (and as files by `plots`)."""
+"""Charts of what a run has logged: their data, drawn as SVG for a page (as files by `plots`)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ SMOOTH_FROM = 40
 
 
 class Line(NamedTuple):
-    """A curve, a reference to compare it with (dashed), or single measurements (with dots)."""
+    """A curve, a reference to compare it with (dashed), or separate measurements (dots)."""
 
     label: str
     points: tuple[Point, ...] = ()
     role: Role = "curve"
     metric: tuple[Kind, str] = ("train", "")
-    """Where its points are logged."""
+    """The rows and the name with which its points are logged."""
     trivial: float | None = None
-    """A line that has only this value says nothing, and is not drawn."""
+    """A line with no other value than this says nothing, and is not drawn."""
 
 
 class Chart(NamedTuple):
-    """Lines under a title, with what a healthy one looks like."""
+    """Lines under a title, with an explanation of how healthy ones look."""
 
     title: str
     explanation: str
@@ -48,7 +48,7 @@ class Chart(NamedTuple):
     """Whether values are written in per cent."""
     from_zero: bool = False
     noisy: bool = True
-    """Whether curves of many points are smoothed over their pale selves."""
+    """Whether a curve of many points is drawn pale, with a smoothed one over it."""
     along: str = "step"
 
 
@@ -73,12 +73,12 @@ NOT_DRAWN = {
     "neighbours_block", "scored_classes", "retrieval_block", "perplexity_limit", "chance_loss",
     "codes_revived", "token_agreement",
 }  # fmt: skip
-"""Logged, and drawn by no chart of its own: counts, limits, and what stands in other charts."""
+"""Metrics without a chart of their own: counts, limits, and those that are in other charts."""
 
 
 def charts(specs: Sequence[Chart], history: History) -> list[Chart]:
-    """Charts with their points, also those that have none yet; then one for each logged metric that
-    no chart foresees, so that a new objective's are seen at once."""
+    """The charts with their points, even those that have none yet; then one for each logged metric
+    that is in no chart, so that the metrics of a new objective are seen at once."""
     specs = [*specs, *read_charts("always")]
     foreseen = {line.metric for spec in specs for line in spec.lines}
     kinds: tuple[tuple[Kind, Role], ...] = (("train", "curve"), ("evaluate", "marks"))
@@ -121,8 +121,13 @@ class Frame(NamedTuple):
 
 
 def frame_of(lines: Sequence[Line], from_zero: bool, as_fraction: bool = False) -> Frame:
-    """The smallest frame around all points, with some air above and below: of fractions, only up
-    to 1."""
+    """The smallest frame around all points, with some air above and below.
+
+    Args:
+        lines: At least one of them has points.
+        from_zero: Begin at 0 unless a value is negative.
+        as_fraction: End at 1 rather than above it, unless a value reaches it.
+    """
     steps = [step for line in lines for step, _ in line.points]
     values = [value for line in lines for _, value in line.points]
     low, high = min(values), max(values)
@@ -135,7 +140,7 @@ def frame_of(lines: Sequence[Line], from_zero: bool, as_fraction: bool = False) 
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from low to high, at most TICKS: steps of 1, 2 or 5 times a power of 10."""
+    """Round numbers between low and high, at most TICKS: multiples of 1, 2 or 5 times 10^n."""
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
@@ -148,7 +153,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """At most so many points: means of equally large neighbourhoods, the last point kept."""
+    """At most `most` points: the means of groups of equal size, at the last step of each."""
     if len(points) <= most:
         return list(points)
     thinned = []
@@ -159,7 +164,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """A centred mean over a tenth of the curve, narrower towards both ends so that none shifts."""
+    """A centred mean over a tenth of the curve, narrower towards the ends so that none shifts."""
     reach = max(len(points) // 20, 1)
     smoothed = []
     for index, (step, _) in enumerate(points):
@@ -170,14 +175,14 @@ def smooth(points: Sequence[Point]) -> list[Point]:
 
 
 class Stroke(NamedTuple):
-    """Points that are joined."""
+    """Points that a line joins."""
 
     points: list[Point]
     style: Literal["solid", "pale", "dashed"]
 
 
 def strokes(line: Line, noisy: bool) -> list[Stroke]:
-    """What draws a line; nothing joins a single point."""
+    """The strokes that draw a line; none for a single point."""
     points = thin(line.points, MOST_POINTS)
     if len(points) < 2:
         return []
@@ -189,7 +194,7 @@ def strokes(line: Line, noisy: bool) -> list[Stroke]:
 
 
 def _table(lines: Sequence[Line], shown: Callable[[float], str]) -> list[list[str]]:
-    """A few steps of each line, the last one among them, with the values of all lines there."""
+    """A few steps of each line, including its last, with the values of all lines at these steps."""
     columns = [dict(line.points) for line in lines]
     steps = {
         step for column in columns for step in [*column][:: -math.ceil(len(column) / MOST_ROWS)]
@@ -201,9 +206,9 @@ def _table(lines: Sequence[Line], shown: Callable[[float], str]) -> list[list[st
 
 
 def draw(chart: Chart) -> Markup:
-    """The chart as a figure of a page; nothing if no line has a point.
+    """The chart as a figure of a page; empty if no line has a point.
 
-    A line without points keeps its colour free.
+    The colour of a line without points stays unused.
     """
     drawn = [(f"colour-{index}", line) for index, line in enumerate(chart.lines) if line.points]
     if not drawn:
@@ -215,7 +220,7 @@ def draw(chart: Chart) -> Markup:
         "chart.html.j2",
         chart=chart,
         drawn=drawn,
-        # References lie below, so that they do not hide the curve they are for.
+        # References are drawn first, so that they do not hide the curve that they are for.
         layers=sorted(drawn, key=lambda pair: pair[1].role != "reference"),
         frame=frame,
         shown=shown,

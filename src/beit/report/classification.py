@@ -46,7 +46,7 @@ MOST_TOP = 5
 MOST_ROWS = 100
 SHOWN = 8
 LISTED = {False: 3, True: 5}
-"""Classes listed for an image (multi-label or not), beside those that it has or is given."""
+"""Most probable classes listed (multi-label or not); those an image has or is given always are."""
 
 MOST_KNOWN = 2000
 """Training images from which the baselines learn."""
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 
 class Predicted(NamedTuple):
-    """The logits for every image that could be read, and what is true."""
+    """The logits for every image that could be read, and the right answers."""
 
     logits: Float[Tensor, "images classes"]
     targets: Tensor
@@ -71,21 +71,21 @@ class Predicted(NamedTuple):
 
     @property
     def probabilities(self) -> Float[Tensor, "images classes"]:
-        """Of one class per image they add up to one; of labels each is independent."""
+        """With one class per image they add up to 1; those of several labels are independent."""
         return self.details.probabilities(self.logits)
 
     @property
     def truth(self) -> Tensor:
-        """bool [images, classes]."""
+        """Which classes each image has, bool [images, classes]."""
         if self.details.multi_label:
             return self.targets
         return torch.nn.functional.one_hot(self.targets, len(self.details.classes)).bool()
 
     @property
     def margins(self) -> Float[Tensor, " images"]:
-        """How surely each image is answered, in [-1, 1]: above 0 rightly, otherwise wrongly.
+        """How confidently each image is answered, in [-1, 1]: above 0 if the answer is right.
 
-        Of labels, how far the worst one lies on the right side of its threshold.
+        With several labels, how far the worst of them lies on the right side of its threshold.
         """
         probabilities = self.probabilities
         if not self.details.multi_label:
@@ -98,7 +98,7 @@ class Predicted(NamedTuple):
         return torch.where(self.targets, scaled, -scaled).amin(dim=1)
 
     def surest(self, *, right: bool) -> list[int]:
-        """Some images answered rightly (or wrongly), the surest first."""
+        """Indices of some images answered rightly (or wrongly), the most confident answer first."""
         margins = self.margins
         order = margins.argsort(descending=right, stable=True).tolist()
         return [index for index in order if bool(margins[index] > 0) == right][:SHOWN]
@@ -137,7 +137,8 @@ class Predicted(NamedTuple):
 class Validation:
     """A run's classifier and its validation images.
 
-    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    Raises:
+        BeitError: The artifact or the images are not there, or the classes have changed.
     """
 
     def __init__(self, run: Path, config: FinetuneRunConfig) -> None:
@@ -153,7 +154,7 @@ class Validation:
 
     @torch.no_grad()
     def predict(self, source: ImageSource) -> Predicted:
-        """The model's answers for images that can be read."""
+        """The model's answers to all images that can be read."""
         model, device = self.opened.model, self.opened.device
         rows: list[tuple[Tensor, Tensor, tuple[str, ...]]] = [
             (model(batch.images.to(device)).float().cpu(), batch.targets, batch.keys)
@@ -163,7 +164,7 @@ class Validation:
         return Predicted(torch.cat(logits), torch.cat(targets), sum(keys, ()), self.details)
 
     def examples(self, keys: Sequence[str], found: Predicted | None = None) -> dict[str, Example]:
-        """What the model says about some images, with the images."""
+        """Images by key, with what the model says about them; `found` has answers already made."""
         if not keys:
             return {}
         source = images_named(self.source, keys)
@@ -176,8 +177,7 @@ class Validation:
 
 
 def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageSource, ImageSource]:
-    """What a run learned from, and its validation images. Errors: DataError if the classes have
-    changed."""
+    """The training and validation images of a run. Raises DataError if the classes have changed."""
     data = Dataset(config.data, config.reading)
     train, validation, _ = divide(data, config.division, multi_label=config.multi_label)
     if validation.classes != classes:
@@ -189,7 +189,7 @@ def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageS
 
 
 def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[str]) -> Markup:
-    """Which classes are taken for which: a matrix, or of many classes the most frequent cases."""
+    """Which classes are confused: as a matrix or, of many classes, the most frequent mistakes."""
     totals = confusion.sum(dim=1)
     wrong = confusion.clone().fill_diagonal_(0).flatten()
     cells = wrong.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
@@ -208,7 +208,7 @@ def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[st
 
 
 def _labels(found: Predicted, available: int) -> Section:
-    """How each label that occurs does, those of the lowest average precision first."""
+    """The scores of each label that occurs, the lowest average precision first."""
     details = found.details
     scores = score_labels(LabelAnswers(found.logits, found.targets), details.effective_thresholds)
     support = scores.support.tolist()
@@ -227,7 +227,7 @@ def _labels(found: Predicted, available: int) -> Section:
 
 
 def _classes(found: Predicted, available: int) -> Section:
-    """How each class does, the worst first, and which are taken for which."""
+    """The accuracy of each class, the worst first, and which classes are confused."""
     images, classes = len(found.targets), found.details.classes
     probabilities, targets = found.probabilities, found.targets
     confusion = confusion_matrix(probabilities.argmax(dim=1), targets, len(classes))
@@ -251,7 +251,7 @@ def _classes(found: Predicted, available: int) -> Section:
 
 
 def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
-    """What answers the same images without having learned to see."""
+    """The accuracy of features that need no training, on the same images."""
     built, device = validation.opened.model.backbone.config, validation.opened.device
     known = evenly(validation.train, min(most, MOST_KNOWN))
     queries = images_named(validation.source, found.keys)
@@ -282,9 +282,10 @@ def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
 
 
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
-    """How each class does, and the surest answers, on the validation images of the run.
+    """Scores of each class and the most confident answers, on the validation images of the run.
 
-    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    Raises:
+        BeitError: The artifact or the images are not there, or the classes have changed.
     """
     validation = Validation(run, config)
     amount = validation.opened.affordable(config.model.patches + 1, MOST_IMAGES)
@@ -309,13 +310,13 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
 
 
 def examples(run: Path, config: FinetuneRunConfig) -> Examples:
-    """About held-out images. Errors: as for `sections`."""
+    """The validation images of a run, with its answers; raises as `sections` does."""
     validation = Validation(run, config)
     return Examples(keys_of(validation.source), validation.examples)
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:
-    """The big numbers of a classifier, of one class per image or of several labels."""
+    """The big numbers of a classifier, with one class per image or with several labels."""
     loss = number(history.last("evaluate", "loss"))
     if history.points("evaluate", "map"):
         chance = percent(history.last("evaluate", "chance_map"))

@@ -1,4 +1,4 @@
-"""Several runs on one self-contained page: figures, curves over each other, images, settings."""
+"""Several runs on one self-contained page: figures, overlaid curves, images, settings."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from beit.report.page import RunKind, RunPage, without_images
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
-"""The number of colours that are easy to distinguish."""
+"""As many as there are colours that are easy to distinguish."""
 MOST_IMAGES = 6
 
 KindOf = Callable[[RunConfig], RunKind[Any]]
 Compared = dict[str, RunPage]
 """Runs by the names that they have on the page."""
 Cells = dict[str, dict[str, tuple[str, str]]]
-"""Rows by their label: for each run that has it a value, and a remark on it."""
+"""Rows of a table by their label: for each run that has one, a value and a remark on it."""
 
 
 def read_runs(paths: Sequence[Path], kind_of: KindOf) -> Compared:
-    """The runs by name; by path, where two have the same name.
+    """The runs by name, or by path where two have the same name.
 
-    Errors: ConfigError for fewer than 2 or more than `MOST_RUNS`, RunFolderError if one is no run.
+    Raises:
+        ConfigError: There are fewer than 2 runs, more than `MOST_RUNS`, or one is given twice.
+        RunFolderError: One is not a run.
     """
     if not 2 <= len(paths) <= MOST_RUNS or len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError(
@@ -63,7 +65,7 @@ def overlaid(runs: Compared) -> list[Chart]:
     return [
         chart._replace(
             title=f"{title} · {label}",
-            # A run without the measure keeps its colour free.
+            # The colour of a run without the measure stays unused.
             lines=(
                 *(lines.get(name, Line(name)) for name in runs),
                 *(
@@ -78,7 +80,7 @@ def overlaid(runs: Compared) -> list[Chart]:
 
 
 def _agree(lines: list[Line], runs: int) -> bool:
-    """Whether every run has this reference, always at the same value."""
+    """Whether every run has this reference, and always with the same value."""
     values = {value for line in lines for _, value in line.points}
     return len(values) == 1 and sum(bool(line.points) for line in lines) == runs
 
@@ -129,7 +131,7 @@ def _images(runs: Compared, again: str) -> Section:
     rows = {
         key: [of[key] for of in examples]
         for key in chosen
-        if all(key in of for of in examples)  # others cannot be read
+        if all(key in of for of in examples)  # the others cannot be read
     }
     title = "Images side by side" if rows else "Images"
     return Section("images", title, render("side-by-side.html.j2", runs=runs, rows=rows))
@@ -143,11 +145,19 @@ def write_comparison(
     *,
     learned: str = "",
 ) -> Path:
-    """Write one page about several runs, each of the kind that `kind_of` says, with what else is
-    known of them. It leads with what was learned, by default which run is the best.
+    """Write one page about several runs.
 
-    Errors: as for `read_runs`, ConfigError if the name is not that of a page, ResourceError if the
-    page cannot be written.
+    Args:
+        paths: Folders of the runs.
+        place: The HTML file.
+        kind_of: Gives the kind of a run.
+        sections: What else is known of these runs.
+        learned: What the page begins with; by default which run is the best.
+
+    Raises:
+        ConfigError: The name is not that of a page, or as `read_runs` raises.
+        RunFolderError: One is not a run.
+        ResourceError: The page cannot be written.
     """
     if place.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a run has logged: the rows of metrics.jsonl."""
+"""The metrics that a run has logged: the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class History(NamedTuple):
         return points[-1][1] if points else None
 
     def best(self, name: str) -> Point | None:
-        """The evaluation with the highest value of a metric, the last of equal ones."""
+        """Step and value of the evaluation with the highest value, the last of equal ones."""
         return max(self.points("evaluate", name), key=lambda point: point[::-1], default=None)
 
     def names(self, kind: Kind) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class History(NamedTuple):
         return max((int(row["step"]) for row in self.rows), default=0)
 
     def seconds(self, batch: int) -> float:
-        """Time spent training, from the speed between the rows."""
+        """Seconds of training, from the logged speed; `batch` is the number of images per step."""
         before, total = 0.0, 0.0
         for step, speed in self.points("train", "images_per_second"):
             if speed > 0:

@@ -1,4 +1,4 @@
-"""A sheet of images with words below them, as one PNG or SVG file."""
+"""A sheet of images with words below them, in one PNG or SVG file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Layout(NamedTuple):
 
 
 def check_place(out: str | Path) -> Path:
-    """The file to write. Errors: ConfigError for another kind of file, or a folder."""
+    """The file to write. Raises ConfigError for another kind of file, or a folder."""
     place = Path(out)
     check_name(place)
     if place.suffix.lower() not in FORMATS or place.is_dir():
@@ -87,7 +87,7 @@ def _length(text: str, size: int) -> float:
 
 
 def fit(text: str, width: float) -> str:
-    """The text, with its middle as an ellipsis where it is too long: both ends of a name matter."""
+    """The text; if too long, with an ellipsis in its middle, as both ends of a name matter."""
     if _length(text, LETTERS) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
@@ -99,7 +99,13 @@ def fit(text: str, width: float) -> str:
 
 
 def wrap(text: str, width: float, size: int) -> list[str]:
-    """The text in lines of at most this width, where no single word is longer."""
+    """Break a text into lines.
+
+    Args:
+        text: The text.
+        width: Largest width of a line in pixels, which only a longer word exceeds.
+        size: Size of the letters in pixels.
+    """
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -111,7 +117,7 @@ def wrap(text: str, width: float, size: int) -> list[str]:
 
 
 def _scaled(pixels: Rgb, side: int) -> np.ndarray:
-    """The image with its longer side this long; small ones keep sharp pixels."""
+    """The image with its longer side this long; a smaller one keeps sharp pixels."""
     height, width = pixels.shape[:2]
     longest = max(height, width)
     size = (max(1, round(width * side / longest)), max(1, round(height * side / longest)))
@@ -159,9 +165,15 @@ def _as_png(layout: _Layout) -> bytes:
 
 
 def write_sheet(sheet: Sheet, place: Path, *, side: int = 128) -> Path:
-    """Write a sheet whose images are this long; the ending of the name says how.
+    """Write a sheet as PNG or SVG.
 
-    Errors: ConfigError for another ending.
+    Args:
+        sheet: What to show.
+        place: The file; its ending decides the format.
+        side: Longer side of an image, in pixels.
+
+    Raises:
+        ConfigError: The name has another ending, or is that of a folder.
     """
     check_place(place)
     layout = _lay(sheet, side)

@@ -1,4 +1,4 @@
-"""What pages and sheets look at: a model, and always the same images, no more than it affords."""
+"""What pages and sheets show: a model, and always the same images, as many as are affordable."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunModel(Generic[Model]):
-    """What a run published, on the device of its page."""
+    """The model that a run published, on the device that its page is made with."""
 
     model: Model
     details: Details
     device: torch.device
 
     def affordable(self, positions: int, most: int) -> int:
-        """How many images of so many positions a section reads: from FEWEST to `most`.
+        """How many images of `positions` tokens each a section reads: from FEWEST to `most`.
 
-        A function of the model, not of a clock, so that the same page shows the same images.
+        It depends on the model, not on a clock, so that the same page shows the same images.
         """
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         budget = BUDGET.get(self.device.type, BUDGET["cpu"])
@@ -55,8 +55,11 @@ class RunModel(Generic[Model]):
 
 
 def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
-    """The artifact of a run, of the kind that such a run trains. Errors: BeitError if it is not
-    there."""
+    """The artifact of a run, which must be of the kind that such a run trains.
+
+    Raises:
+        BeitError: There is none, or it is of another kind.
+    """
     device = best_device()
     artifact = load_artifact(run)
     model = artifact.model.to(device)
@@ -69,7 +72,7 @@ def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
 
 
 def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
-    """The images of these names, in this order."""
+    """The images with these names, in this order."""
     places = {key: index for index, key in enumerate(keys_of(source))}
     return select(source, [places[key] for key in keys])
 
@@ -82,13 +85,28 @@ def batches(
     value_range: ValueRange | None = None,
     batch: int = BATCH,
 ) -> Iterator[Kind]:
-    """One ordered pass, read in this process. Errors: DataError if no image can be read."""
+    """One ordered pass over images, read in this process.
+
+    Args:
+        kind: Type of the batches.
+        source: The images.
+        view: Makes the model's input of a decoded image.
+        channels: Channels of an image.
+        value_range: Values that become black and white in images of more than 8 bits.
+        batch: Images per batch.
+
+    Raises:
+        DataError: No image can be read.
+    """
     loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
     return iter(EvalLoader(kind, source, view, channels=channels, loader=loader, batch=batch))
 
 
 def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, int]]:
-    """Indices with their names: `each` from the middle of the scores, best and worst; few: all."""
+    """Names and indices of typical images, the best and the worst, `each` as many.
+
+    If there are no more than three times `each`, all of them, without a name, the best first.
+    """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     if len(order) <= 3 * each:
         return [("", index) for index in order]
@@ -103,18 +121,18 @@ def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, in
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a sheet of `beit show` is to be about."""
+    """What a sheet of `beit show` is to be made of."""
 
     model: str
     """A run, an artifact, or any released model that loads."""
     data: str
     images: int
-    """At most so many, spread evenly over the data."""
+    """Number of images at most, spread evenly over the data."""
     device: str
     reading: Reading = AS_RECOGNISED
 
     def source(self) -> ImageSource:
-        """The images. Errors: ConfigError for none, DataError if there are none."""
+        """The images. Raises ConfigError if none are asked for, DataError if there are none."""
         if self.images < 1:
             raise ConfigError(f"images is {self.images}", remedy="use 1 or more")
         return evenly(open_source(self.data, self.reading), self.images)
@@ -129,7 +147,7 @@ class Inputs:
     images: UInt8[Tensor, "images channels height width"]
     keys: tuple[str, ...]
     labels: tuple[str, ...]
-    """The class or classes of each image, empty where the data have none."""
+    """The class or classes of each image; empty if the data have none."""
 
 
 def read_all(
@@ -137,7 +155,14 @@ def read_all(
 ) -> Iterator[ImageBatch]:
     """Every image that can be read, in order; the others are logged and skipped.
 
-    Errors: DataError if none can be read.
+    Args:
+        source: The images.
+        view: Makes the model's input of a decoded image.
+        channels: Channels of an image.
+        value_range: Values that become black and white in images of more than 8 bits.
+
+    Raises:
+        DataError: No image can be read.
     """
     for batch in batches(ImageBatch, source, view, channels, value_range):
         for one in batch.unreadable:
@@ -148,8 +173,10 @@ def read_all(
 def read_inputs(request: Request) -> Inputs:
     """Load the model and read the images; those that cannot be read are logged and skipped.
 
-    Errors: ConfigError if the model has no backbone, CheckpointError and DataError if model or
-    images are not there or none of them can be read.
+    Raises:
+        ConfigError: The model has no backbone, or no images are asked for.
+        CheckpointError: The model is not there or cannot be read.
+        DataError: There are no images, or none that can be read.
     """
     source, device = request.source(), find_device(request.device)
     artifact = open_artifact(request.model)

@@ -1,4 +1,4 @@
-"""Pages from templates: everything that comes from outside is escaped, numbers are for people."""
+"""Pages from templates: all that comes from outside is escaped, and numbers are easy to read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PageImage(NamedTuple):
     alt: str
     caption: str
     colours: int | None = None
-    """Colours of its palette, where fewer do."""
+    """Size of its palette, if a small one is enough; None: all colours."""
 
     @property
     def uri(self) -> str:
@@ -42,18 +42,18 @@ class LabelBar(NamedTuple):
     name: str
     probability: float
     threshold: float | None
-    """Of a multi-label model."""
+    """The probability from which a multi-label model gives the class."""
     is_true: bool
     is_given: bool
 
 
 class Example(NamedTuple):
-    """One image: what a model is given and should say, what it makes of it, and how well."""
+    """One image: what a model is given, what it makes of it, and how good that is."""
 
     key: str
     given: tuple[PageImage, ...]
     made: tuple[PageImage, ...] = ()
-    """The first one says most."""
+    """The most telling one first."""
     words: str = ""
     score: float = 0.0
     labels: tuple[LabelBar, ...] = ()
@@ -73,11 +73,11 @@ class Section(NamedTuple):
     title: str
     body: Markup
     finding: Finding | None = None
-    """What it comes to, for the top of the page."""
+    """Its conclusion, for the top of the page."""
 
 
 def number(value: float | None) -> str:
-    """Four digits (three of a tiny number), thousands apart."""
+    """A number with four digits (three if it is tiny) and separated thousands."""
     if value is None:
         return UNKNOWN
     if abs(value) >= 1000:
@@ -86,7 +86,7 @@ def number(value: float | None) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in [0, 1] in per cent."""
+    """A fraction in [0, 1] as a percentage."""
     return UNKNOWN if fraction is None else f"{100 * fraction:.1f}%"
 
 
@@ -106,7 +106,7 @@ def _environment() -> jinja2.Environment:
 def render(template: str, **values: object) -> Markup:
     """The text of a template.
 
-    Values are escaped unless they are markup; characters that do not show themselves (terminal
-    sequences, bidi marks, bytes that are no UTF-8) are written as escapes.
+    Values are escaped unless they are markup; invisible characters (terminal sequences, bidi marks,
+    bytes that are not UTF-8) are written as escapes.
     """
     return Markup(printable_lines(_environment().get_template(template).render(values)))  # noqa: S704

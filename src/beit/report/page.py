@@ -41,7 +41,7 @@ class Figure(NamedTuple):
     label: str
     beside: str = ""
     score: float | None = None
-    """By which runs are compared: more is better."""
+    """The value by which runs are compared: more is better."""
 
 
 class Examples(NamedTuple):
@@ -65,32 +65,32 @@ def model_facts(config: RunConfig) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunKind(Generic[Config]):
-    """A kind of run as its page shows it; what is not given, the page does without."""
+    """How the page of a kind of run is made; the page omits what is not given."""
 
     verb: str
-    """The verb that makes such a run again."""
+    """The verb of the command that makes such a run."""
     title: Callable[[Config], str]
     use: str
     """A line of Python that uses `predictor`, the loaded model."""
     next: str
-    """A command that goes on from the run, with {data} and {run}."""
+    """The command to continue with after such a run, with {data} and {run}."""
     charts: tuple[Chart, ...] = ()
-    """Beside those that every run has; metrics in no chart get one each."""
+    """Charts besides those that every run has; a metric in no chart gets one of its own."""
     headline: Callable[[Config, History], list[Figure]] = lambda _config, _history: []
-    """The big numbers, before the number of steps."""
+    """The big numbers, shown before the number of steps."""
     findings: Callable[[History], list[Finding]] = lambda _: []
     """What was learned, and what is wrong."""
     facts: Callable[[Config], Sequence[str]] = model_facts
-    """Model and size, for the line below the title."""
+    """Model and image size, for the line below the title."""
     sections: Callable[[Path, Config], list[Section]] = lambda _run, _config: []
-    """The sections with images. They may raise: the page then says why there are none."""
+    """The sections with images. May raise: the page then says why there are none."""
     examples: Callable[[Path, Config], Examples] = lambda _run, _config: Examples()
     """What the model makes of some images, on a page that compares runs."""
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """A run with what its page shows."""
+    """A run, and what its page shows."""
 
     run: Path
     config: RunConfig
@@ -108,22 +108,22 @@ class RunPage:
 
     @cached_property
     def described(self) -> Described | None:
-        """What its artifact states; None where there is none that can be read."""
+        """What its artifact says of itself; None if there is none that can be read."""
         return described(self.run)
 
     @cached_property
     def history(self) -> History:
-        """What was logged when it was first looked at."""
+        """What the run had logged when this was first read."""
         return read_history(self.run)
 
     @property
     def finished(self) -> bool:
-        """Whether it has taken all its steps, or was out of patience."""
+        """Whether it has taken all its steps, or ended early."""
         return self.ended_early or self.history.step >= self.config.training.steps
 
     @property
     def ended_early(self) -> bool:
-        """Whether its score had not become better for long enough."""
+        """Whether it ran out of patience: its score had not improved for too long."""
         left = self.history.last("evaluate", "patience_left")
         return left is not None and left <= 0
 
@@ -161,7 +161,7 @@ class RunPage:
         ]
 
     def named(self) -> dict[str, dict[str, str]]:
-        """The images that the run listed (unreadable, several, shared), with the reasons."""
+        """The images that the run has listed (unreadable, several, shared), with the reasons."""
         names = ("unreadable", "several", "shared")
         return {name: read_reasons(self.run / f"{name}.jsonl") for name in names}
 
@@ -181,7 +181,14 @@ def _duration(seconds: float) -> str:
 
 
 def best_and_last(history: History, metric: str, label: str, against: str = "") -> list[Figure]:
-    """The best evaluation, whose model is published, and the last one where that is another."""
+    """The best evaluation, whose model is published, and the last one if it is another.
+
+    Args:
+        history: What the run logged.
+        metric: Name of the score in the log, a fraction.
+        label: Name of the score on the page.
+        against: What to compare the best value with, in words.
+    """
     best = history.best(metric)
     if best is None:
         return [Figure(percent(None), f"{label}, best")]
@@ -195,7 +202,7 @@ def best_and_last(history: History, metric: str, label: str, against: str = "") 
 
 
 def _came_with_init(name: str, value: object, init: str) -> bool:
-    """Whether an option of the architecture is what starting from that artifact brings."""
+    """Whether starting from the artifact `init` sets this option of the architecture."""
     if not init or not name.startswith("model.") or name == "model.drop_path":
         return False
     start = described(init)
@@ -204,7 +211,7 @@ def _came_with_init(name: str, value: object, init: str) -> bool:
 
 
 def changed_options(verb: str, config: RunConfig) -> dict[str, object] | None:
-    """Options by path whose values are not the recipe's, nor brought by `init`.
+    """Options by path whose values come neither from the recipe nor from `init`.
 
     None for a recipe from elsewhere: a page must not import code that a folder names.
     """
@@ -228,8 +235,8 @@ def _option(name: str, value: object) -> str:
 
 
 def command(verb: str, config: RunConfig) -> tuple[str, list[str]]:
-    """The command that makes this run, and the parts that it cannot express: their type is chosen
-    in Python, and the options of another type go with it."""
+    """The command that makes this run, and the parts of the config that it cannot express: their
+    type can be chosen only in Python, so that their options are left out as well."""
     changed = changed_options(verb, config) or {}
     parts = [name.removesuffix(".type") for name in changed if name.endswith(".type")]
     options = {"data": config.data, "out": config.out} | {
@@ -255,8 +262,8 @@ def without_images(error: BeitError | OSError | RuntimeError | MemoryError, agai
 
 
 def _images(page: RunPage) -> list[Section]:
-    """A page closes a run that took days, so nothing outside may end it: data that have moved, a
-    disk that fails, a device without memory."""
+    """The sections with images, or why there are none. A page ends a run that took days, so nothing
+    outside may make it fail: data that have moved, a failing disk, a device without memory."""
     try:
         return page.kind.sections(page.run, page.config)
     except (BeitError, OSError, RuntimeError, MemoryError) as error:
@@ -291,9 +298,15 @@ def page_html(page: RunPage, images: Sequence[Section]) -> str:
 
 
 def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
-    """Write RUN/report.html, for a finished run or one that is under way.
+    """Write report.html into a run's folder, for a finished run or one that is under way.
 
-    Errors: ResourceError if it cannot be written.
+    Args:
+        run: Folder of the run.
+        config: What the run was started with.
+        kind: How the page of such a run is made.
+
+    Raises:
+        ResourceError: The page cannot be written.
     """
     page, place = RunPage(run, config, kind), run / "report.html"
     text = page_html(page, _images(page))

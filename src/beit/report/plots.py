@@ -22,7 +22,7 @@ COLOURS = ("#2855b8", "#c2560a", "#26845a", "#8b3fa0", "#8a6d00")
 GREY, DASHES = "#62676e", ("--", ":", "-.")
 STYLE = {
     "svg.hashsalt": "beit",  # names inside the file are the same every time
-    "svg.fonttype": "none",  # words stay words
+    "svg.fonttype": "none",  # text stays text
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -62,10 +62,19 @@ def _draw(chart: Chart, matplotlib: Any) -> Any:
 
 
 def write_plots(run: Path, folder: Path, kind: RunKind[Any]) -> list[Path]:
-    """Write every chart of a run to FOLDER, each as SVG and as PNG; files there are replaced.
+    """Write every chart of a run, each as SVG and as PNG.
 
-    Errors: RunFolderError if nothing was logged, ResourceError if matplotlib is not installed or
-    nothing can be written.
+    Args:
+        run: Folder of the run.
+        folder: Where to write; files of the same names are replaced.
+        kind: Says which charts such a run has.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunFolderError: The run has not logged anything yet.
+        ResourceError: matplotlib is not installed, or the folder cannot be written.
     """
     matplotlib = _matplotlib()
     shown = [

@@ -1,5 +1,5 @@
-"""What a pre-training has learned: hidden patches and what the model predicts for them, and where
-its attention goes."""
+"""What a pre-training has learned: what the model predicts for hidden patches, and where its
+attention goes."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ SINGLE_HEADS = 3
 QUERIES = ((0.3, 0.3), (0.5, 0.7), (0.8, 0.45))
 """Places of the query patches, as fractions of height and width."""
 COLOURS = 64
-"""Enough for a heat map."""
+"""Palette of a heat map."""
 BORDER = 6
 
 CHARTS = read_charts("pretraining")
 
 
 class CentralMasks:
-    """The view of a run without randomness: the centre that evaluation looks at, and a mask."""
+    """A view without random crops: the centre of the image as evaluation sees it, and a mask."""
 
     def __init__(self, config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> None:
         self._config, self._tokenizer = config, tokenizer
@@ -97,15 +97,16 @@ class Predicted(NamedTuple):
 
 
 def predicts(config: PretrainRunConfig) -> bool:
-    """Whether the artifact predicts hidden patches: visible-only prediction leaves a backbone."""
+    """Whether the artifact predicts hidden patches; visible-only prediction leaves a backbone."""
     return not isinstance(config.objective, VisibleConfig)
 
 
 def predict(run: Path, config: PretrainRunConfig) -> Predicted:
     """Let the run's artifact predict hidden patches.
 
-    Errors: BeitError if the artifact, its tokenizer or the images are not there, or if it holds
-    nothing that predicts (see `predicts`).
+    Raises:
+        ConfigError: The artifact is a backbone alone (see `predicts`).
+        BeitError: The artifact, its tokenizer or the images are not there.
     """
     if not predicts(config):
         raise ConfigError(
@@ -131,7 +132,7 @@ def predict(run: Path, config: PretrainRunConfig) -> Predicted:
 
 
 def _example(one: Reconstruction, found: Predicted) -> Example:
-    """The image and what the model sees; right and wrong, the tokens decoded, the tokens."""
+    """The image and what the model sees; which tokens are right, tokens decoded and as colours."""
     model, tokenizer, _ = found
     image, grid = to_rgb(one.image), model.backbone.config.grid
     hidden = hide(image, one.hidden, grid)
@@ -159,7 +160,7 @@ def _example(one: Reconstruction, found: Predicted) -> Example:
 
 
 def _predictions(found: Predicted) -> Section:
-    """What was predicted, beside what knowing nothing would give."""
+    """Predictions, and the score that always answering the same would get."""
     _, tokenizer, images = found
     targets = torch.cat([one.target[one.hidden] for one in images])
     if tokenizer is None:
@@ -185,7 +186,7 @@ def queries(grid: Grid) -> list[int]:
 
 
 def title(config: PretrainRunConfig) -> str:
-    """Which pre-training this is."""
+    """The title of a run's page: which kind of pre-training it is."""
     return "BEiT pre-training" if predicts(config) else "Visible-only pre-training"
 
 
@@ -215,9 +216,11 @@ def attention_section(
 
 
 def sections(run: Path, config: PretrainRunConfig) -> list[Section]:
-    """Predictions and attention on a few images of the run's data; of a backbone alone attention.
+    """Predictions and attention on a few images of the run's data; only attention if the artifact
+    is a backbone alone.
 
-    Errors: BeitError if the artifact, its tokenizer or the images are not there.
+    Raises:
+        BeitError: The artifact, its tokenizer or the images are not there.
     """
     if not predicts(config):
         opened = open_model(run, PretrainedBackbone)
@@ -236,7 +239,7 @@ def sections(run: Path, config: PretrainRunConfig) -> list[Section]:
 
 
 def examples(run: Path, config: PretrainRunConfig) -> Examples:
-    """About images of its data, if it predicts tokens. Errors: as for `sections`."""
+    """Predictions for images of its data, if a run predicts tokens; raises as `sections` does."""
     if config.objective.target != "tokens" or not predicts(config):
         return Examples()
     found = predict(run, config)
@@ -288,7 +291,8 @@ def write_strip(run: Path, place: Path) -> Path:
 
     Target and prediction are omitted if the tokenizer cannot decode.
 
-    Errors: ConfigError if the run predicts no tokens.
+    Raises:
+        ConfigError: The run predicts no tokens.
     """
     with claim_output(place, replaces=True) as file, file.open("wb") as handle:
         config = read_run_config(run)
@@ -309,7 +313,7 @@ def write_strip(run: Path, place: Path) -> Path:
 
 
 def _worth_showing(images: Sequence[Reconstruction], most: int) -> list[Reconstruction]:
-    """Of the images predicted about as well as the middle one, those with the most to see."""
+    """Of the images in the middle half of the scores, those with the most contrast."""
     order = sorted(images, key=lambda one: one.score)
     middle = order[len(order) // 4 : -(len(order) // 4) or None]
     return sorted(middle, key=lambda one: -float(one.image.float().std()))[:most]

@@ -1,4 +1,4 @@
-"""What `beit probe` found: as tables for people, and as a page."""
+"""The results of `beit probe`: printed as tables, and as a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = ("method", "setting", "validation", "test")
 
 
 def _rows(found: Probes) -> list[tuple[str, ...]]:
-    """What was chosen, and few labels, below `HEAD`."""
+    """The rows below `HEAD`: what was chosen, and the scores with few labels."""
 
     def score(value: float | None, part: str) -> str:
         if value is None:
@@ -47,7 +47,7 @@ def _rows(found: Probes) -> list[tuple[str, ...]]:
 
 
 def print_probes(found: Probes) -> None:
-    """The best score of each block on validation, what was chosen, and few labels."""
+    """Print the best validation score of each block, what was chosen, and few labels."""
     for key, reason in found.unreadable.items():
         print(printable(f"unreadable: {key}: {reason}"))
     for key in found.several:
@@ -66,7 +66,13 @@ def print_probes(found: Probes) -> None:
 
 
 def write_probes(place: Path, model: str, found: Probes) -> Path:
-    """Write the page: the score of every block, and the settings that were chosen."""
+    """Write the page: the score of every block, and the settings that were chosen.
+
+    Args:
+        place: The HTML file.
+        model: Name of the probed model, for the title.
+        found: The results.
+    """
     chart = Chart(
         f"{found.measure.capitalize()} per block",
         "The best on validation for each block, counted from 0. BEiT's features are best in the "

@@ -1,4 +1,4 @@
-"""How a segmenter does on validation: which classes, and what it predicts."""
+"""How a segmenter does on validation: the scores of its classes, and what it predicts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_IMAGES = 48
 MOST_ROWS = 150
 EACH = 2
 HEAD_COST = 5
-"""Work of a head beside that of the trunk: four fifths are UperNet's."""
+"""Work of the whole model in units of the backbone's: four fifths of it are UperNet's."""
 
 CHARTS = read_charts("segmentation")
 
@@ -58,7 +58,7 @@ class Predicted(NamedTuple):
         )
 
 
-def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Predicted]:
+def _predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Predicted]:
     """One pass over whole images, as the run's evaluation reads them."""
     found = []
     channels, value_range = config.model.channels, config.loader.value_range
@@ -71,33 +71,34 @@ def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
 
 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
-    """The validation images of a run. Errors: DataError if the classes have changed."""
+    """The validation images of a run. Raises DataError if the classes have changed."""
     data = SegmentationData(config.data, config.masks)
     # Without `per_class`, which changes nothing here, no mask needs to be read.
     return data.divide(config.division._replace(per_class=None), known=classes).validation
 
 
 def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
-    """The classes and some images, of the validation part.
+    """The scores of each class and some images, from the validation part.
 
-    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    Raises:
+        BeitError: The artifact or the images are not there, or the classes have changed.
     """
     opened = open_model(run, Segmenter)
     classes = opened.details.classes
     everything = held_out(config, classes)
     positions = HEAD_COST * (config.model.patches + 1)
     source = evenly(everything, opened.affordable(positions, MOST_IMAGES))
-    found = predict(opened.model, source, config)
+    found = _predict(opened.model, source, config)
     scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
     pixels = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
-    # Those that are predicted and not in the masks come last: they have nothing to be measured by.
+    # Classes that are predicted but not in the masks come last: nothing can be measured of them.
     ranked = scores.iou.where(scores.occurs | scores.iou.isnan(), 2)
     worst_first = ranked.argsort(stable=True).tolist()
     measured = render(
         "segmentation.html.j2",
         scores=scores,
         classes=classes,
-        # They neither occur nor are predicted, and so have no IoU.
+        # Classes that neither occur nor are predicted have no IoU.
         absent=[name for name, iou in zip(classes, scores.iou, strict=True) if iou.isnan()],
         order=[label for label in worst_first if not scores.iou[label].isnan()],
         most=MOST_ROWS,
@@ -118,12 +119,12 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
 
 
 def examples(run: Path, config: SegmentRunConfig) -> Examples:
-    """About held-out images. Errors: as for `sections`."""
+    """The validation images of a run, with its predictions; raises as `sections` does."""
     opened = open_model(run, Segmenter)
     source = held_out(config, opened.details.classes)
 
     def some(keys: Sequence[str]) -> dict[str, Example]:
-        found = predict(opened.model, images_named(source, keys), config)
+        found = _predict(opened.model, images_named(source, keys), config)
         return {one.key: one.example() for one in found}
 
     return Examples(keys_of(source), some)
@@ -144,7 +145,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
-    """How the pixels of validation images are labelled."""
+    """Pixel accuracy and mean IoU on validation images, in a sentence."""
     iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
     if iou is None or right is None:
         return []

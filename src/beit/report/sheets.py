@@ -1,5 +1,5 @@
-"""The sheets of `beit show`: what a model finds alike, what patches have in common, where heads
-look, and the codes of a tokenizer."""
+"""The sheets of `beit show`: which images a model finds alike, what patches have in common, where
+heads look, and the codes of a tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HIT: tuple[int, int, int] = (int(RIGHT[0]), int(RIGHT[1]), int(RIGHT[2]))
 MISS: tuple[int, int, int] = (int(WRONG[0]), int(WRONG[1]), int(WRONG[2]))
 COMPONENTS = 3
 TAIL = 0.02
-"""Fraction of the patches at either end that may leave the range of colours."""
+"""Fraction of the patches at either end that may be clipped to the range of colours."""
 CLASS_TOKEN = "cls"  # noqa: S105 - no secret
 CODES_A_ROW = 16
 
@@ -43,12 +43,13 @@ def show(sheet: Callable[[], Sheet], out: str, side: int) -> Path:
     """Make a sheet and write it; its place is claimed before the work begins.
 
     Args:
-        sheet: Makes it.
+        sheet: Makes the sheet.
         out: File to write, .png or .svg.
-        side: Pixels of an image in the sheet.
+        side: Longer side of an image in the sheet, in pixels.
 
     Raises:
-        ConfigError: For another kind of file, and what making the sheet raises.
+        ConfigError: `out` is another kind of file.
+        BeitError: As making the sheet raises.
     """
     with claim_output(check_place(out), replaces=True) as place:
         write_sheet(sheet(), place, side=side)
@@ -61,9 +62,18 @@ def _words(inputs: Inputs, index: int, first: str) -> tuple[str, ...]:
 
 
 def neighbours(request: Request, *, block: int | None, queries: int, neighbours: int) -> Sheet:
-    """Images spread over the data, each with those nearest to it after a block.
+    """Images spread over the data, each with its nearest neighbours.
 
-    Errors: as for `read_inputs`, and DataError for a single image.
+    Args:
+        request: Model and images.
+        block: Block whose features are compared, counted from 0; None: the last.
+        queries: Number of images whose neighbours are shown.
+        neighbours: Neighbours shown for each.
+
+    Raises:
+        ConfigError: A number is below 1, or as `read_inputs` raises.
+        DataError: There is only one image, or as `read_inputs` raises.
+        CheckpointError: As `read_inputs` raises.
     """
     if min(queries, neighbours) < 1:
         raise ConfigError(
@@ -103,7 +113,7 @@ def neighbours(request: Request, *, block: int | None, queries: int, neighbours:
 
 
 class Projected(NamedTuple):
-    """Rows along the principal components, and the fraction of the variance each explains."""
+    """Rows projected on principal components, and the fraction of the variance each explains."""
 
     places: Float[Tensor, "rows components"]
     fractions: Float[Tensor, " components"]
@@ -111,7 +121,7 @@ class Projected(NamedTuple):
 
 @in_float32
 def principal_components(rows: Float[Tensor, "rows width"], number: int) -> Projected:
-    """The rows, standardised, along their first components, largest first.
+    """The rows, standardised, projected on their first `number` components, largest first.
 
     The sign of a component is arbitrary; here its largest weight is positive, so that the same rows
     always get the same colours.
@@ -126,13 +136,13 @@ def principal_components(rows: Float[Tensor, "rows width"], number: int) -> Proj
 
 
 def stretched(places: Float[Tensor, "rows components"]) -> Float[Tensor, "rows components"]:
-    """Each component stretched to [0, 1], up to its outermost rows."""
+    """Each component scaled to [0, 1]; its outermost rows are clipped."""
     ends = torch.quantile(places, torch.tensor([TAIL, 1 - TAIL]), dim=0)
     return ((places - ends[0]) / (ends[1] - ends[0]).clamp_min(1e-12)).clamp(0, 1)
 
 
 def _coloured(values: Float[Tensor, "patches bands"], grid: Grid, like: Rgb) -> Rgb:
-    """A colour per patch, or a grey where there is one band, over the pixels of an image."""
+    """A colour per patch (a grey if there is one band), over the pixels of an image."""
     colours = (values.expand(-1, 3).numpy() * 255).round().astype(np.uint8)
     spread_out: Rgb = per_pixel(colours, grid, like.shape[:2])
     return spread_out
@@ -141,7 +151,7 @@ def _coloured(values: Float[Tensor, "patches bands"], grid: Grid, like: Rgb) -> 
 @torch.no_grad()
 def components(request: Request, *, block: int | None) -> Sheet:
     """Images with the principal components of their patch vectors, together as colours and one by
-    one as greys. Errors: as for `read_inputs`."""
+    one as greys; raises as `read_inputs` does."""
     inputs = read_inputs(request)
     backbone, config = inputs.backbone, inputs.backbone.config
     block = config.block(block)
@@ -174,9 +184,10 @@ def components(request: Request, *, block: int | None) -> Sheet:
 
 
 def find_query(query: str, grid: Grid) -> int | None:
-    """The patch of `ROW,COLUMN` in row-major order, None for the class token.
+    """Index of the patch `ROW,COLUMN` or `centre` in row-major order; None for the class token.
 
-    Errors: ConfigError for anything else, or a place outside the grid.
+    Raises:
+        ConfigError: The query is anything else, or outside the grid.
     """
     if query == CLASS_TOKEN:
         return None
@@ -194,7 +205,13 @@ def find_query(query: str, grid: Grid) -> int | None:
 def attention(request: Request, *, block: int | None, query: str) -> Sheet:
     """A row per image: the image with its query, the mean of the heads, every head.
 
-    Errors: as for `read_inputs` and `find_query`.
+    Args:
+        request: Model and images.
+        block: Block whose attention is shown, counted from 0; None: the last.
+        query: Token whose attention is shown: see `find_query`.
+
+    Raises:
+        BeitError: As `read_inputs` and `find_query` raise.
     """
     inputs = read_inputs(request)
     config, grid = inputs.backbone.config, inputs.backbone.config.grid
@@ -222,7 +239,7 @@ def attention(request: Request, *, block: int | None, query: str) -> Sheet:
 
 @torch.no_grad()
 def decoded_codes(tokenizer: VisualTokenizer, codes: Sequence[int]) -> list[Rgb]:
-    """The middle patch of an image that is all of one code, for each code."""
+    """For each code, the middle patch of the decoded image that has this code everywhere."""
     device = next(tokenizer.parameters()).device
     height, width = tokenizer.grid
     stride = tokenizer.config.downsampling
@@ -235,9 +252,12 @@ def decoded_codes(tokenizer: VisualTokenizer, codes: Sequence[int]) -> list[Rgb]
 
 
 def codebook(request: Request, *, most: int) -> Sheet:
-    """The codes from the most used one on, each with its mean patch and what it decodes to.
+    """The `most` most used codes, each with its mean patch and what it decodes to.
 
-    Errors: CheckpointError if it is no tokenizer, DataError if no image can be read.
+    Raises:
+        ConfigError: `most` or the number of images is below 1.
+        CheckpointError: The model is not a tokenizer.
+        DataError: No image can be read.
     """
     if min(request.images, most) < 1:
         raise ConfigError(f"images is {request.images}, most is {most}", remedy="use 1 or more")

@@ -92,7 +92,13 @@ def encode(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Encoded]:
 
 
 def vocabulary(encoded: Sequence[Encoded], codes: int, stride: int) -> Vocabulary:
-    """The codes as the images use them."""
+    """Count the codes that images use, and average the patches of each.
+
+    Args:
+        encoded: At least one image.
+        codes: Number of codes of the tokenizer.
+        stride: Side of a patch in pixels.
+    """
     assert encoded, "there is at least one image"
     counts = torch.zeros(codes, dtype=torch.int64)
     sums = torch.zeros(codes, encoded[0].image.shape[0] * stride**2)
@@ -103,7 +109,7 @@ def vocabulary(encoded: Sequence[Encoded], codes: int, stride: int) -> Vocabular
 
 
 def _encoded(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, list[Encoded]]:
-    """The run's tokenizer, and some images of the data in its tokens."""
+    """The run's tokenizer, and some images of the run's data, encoded."""
     opened = open_model(run, VisualTokenizer)
     tokenizer = opened.model
     amount = opened.affordable(tokenizer.grid[0] * tokenizer.grid[1] * 4, MOST_IMAGES)
@@ -139,7 +145,8 @@ def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[PageImage]
 def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     """Reconstructions and the vocabulary, on a few images of the run's data.
 
-    Errors: BeitError if the artifact or the images are not there.
+    Raises:
+        BeitError: The artifact or the images are not there.
     """
     tokenizer, encoded = _encoded(run, config)
     order = [("", index) for index in spread(len(encoded), 3 * EACH)]
@@ -185,7 +192,7 @@ def _usage(found: Vocabulary) -> Chart:
 
 
 def examples(run: Path, config: TokenizerRunConfig) -> Examples:
-    """About images of its data. Errors: as for `sections`."""
+    """Images of the run's data and their tokens; raises as `sections` does."""
     tokenizer, encoded = _encoded(run, config)
     found = {one.key: one for one in encoded}
     return Examples(
@@ -212,7 +219,7 @@ def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
-    """Whether the codes are used."""
+    """Whether the tokenizer has collapsed, or how many codes it uses."""
     if history.last("evaluate", "collapsed"):
         text = (
             "The tokenizer has collapsed: it uses fewer than one code in twenty evenly, and "
@@ -241,7 +248,7 @@ def facts(config: TokenizerRunConfig) -> list[str]:
 
 
 class ComparedTokenizer(NamedTuple):
-    """What was measured about one tokenizer, and some images in its tokens."""
+    """What was measured of one tokenizer, and some images with their tokens."""
 
     name: str
     kind: str
@@ -260,7 +267,7 @@ class ComparedTokenizer(NamedTuple):
     painted: Float[Tensor, "images channels height width"] | None
 
     def figures(self) -> dict[str, object]:
-        """All but the images."""
+        """All values but the images."""
         kept = self._asdict()
         for name in ("images", "tokens", "painted"):
             del kept[name]
@@ -281,7 +288,7 @@ class ComparedTokenizer(NamedTuple):
         )
 
     def strips(self) -> list[Example]:
-        """The images, their tokens and, if it can decode, what it makes of them."""
+        """The images, their tokens and, if the tokenizer can decode, the images decoded."""
         maps = [token_map(tokens, self.grid, self.codes) for tokens in self.tokens]
         kinds = [
             ("The image", "image", [to_rgb(image) for image in self.images]),

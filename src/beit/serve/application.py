@@ -68,19 +68,29 @@ LEFT = Counter("beit_requests_left", "Requests whose client left before its answ
 
 
 class Service:
-    """What the paths share: the models, the queue, the limits."""
+    """What the paths of the server share: the models, the queue, the limits."""
 
     def __init__(self, models: Supervisor, limits: ServeConfig) -> None:
         self.models = models
         self.limits = limits
         self.stopping = False
         self._at_work = 0
-        """Images."""
+        """Images that wait or are being answered."""
         self._held = 0
         """Bytes of all bodies in memory."""
 
     async def answer(self, request: Request, ability: str, options: ModelOption) -> Response:
-        """What a model answers to the images in the request. Raises Refused, ClientDisconnect."""
+        """A model's answer to the images in a request.
+
+        Args:
+            request: Has the images in its body.
+            ability: What the model does with them.
+            options: The ability's options, and the model's name.
+
+        Raises:
+            Refused: The request cannot be answered.
+            ClientDisconnect: The client has left.
+        """
         self.models.find(ability, options.model)  # refused before its body is read
         self._check_head(request)
         self._check_queue(1)
@@ -110,8 +120,8 @@ class Service:
         images: Images,
         request_id: str,
     ) -> Answer:
-        """The answer to one image, or the list of those to several; what is wrong with one of
-        several images stands in its place. All are given to the same process at once."""
+        """The answer to one image, or the list of those to several, in which a bad image has its
+        refusal. All images are given to the same process at once."""
         asking = [self.models.ask(ability, model, options, data) for data in images.files]
         if not images.several:
             return await asking[0]
@@ -131,7 +141,7 @@ class Service:
             raise Refused(QUEUE_FULL)
 
     def _check_head(self, request: Request) -> None:
-        """Refuse by the head alone what would be refused later."""
+        """Refuse by its head alone a request that would be refused later."""
         kind_of(request.headers)
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.limits.body:
@@ -168,7 +178,7 @@ class Service:
 
 
 def make_application(service: Service, key: str = "") -> ASGIApp:
-    """The application with all its paths; with a key, for those who have it."""
+    """The application with all its paths; if there is a key, requests must bring it."""
     application = FastAPI(
         title="beit",
         version="1",
@@ -182,7 +192,7 @@ def make_application(service: Service, key: str = "") -> ASGIApp:
     for kind in (Refused, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         application.add_exception_handler(kind, _answer_error)
 
-    # A task of somebody's own may have abilities that only its models announce.
+    # A task from outside the package may have abilities that only its models announce.
     announced = {ability for model in service.models.models for ability in model["abilities"]}
     for ability in [*ABILITIES, *sorted(announced - ABILITIES.keys())]:
         _add_ability(application, service, ability)
@@ -217,7 +227,7 @@ def make_application(service: Service, key: str = "") -> ASGIApp:
     guarded = RequestGuard(application, limits, paths, lambda: service.stopping, key)
     if not limits.allow_origin:
         return guarded
-    # Around the guard: what it refuses can be read by those pages too, and a preflight has no key.
+    # Around the guard: pages of these origins can read refusals too, and a preflight has no key.
     return CORSMiddleware(
         guarded,
         allow_origins=limits.allow_origin,

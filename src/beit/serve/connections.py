@@ -1,4 +1,4 @@
-"""Deadlines and a cap for connections, which uvicorn lacks: nobody can hold one for free.
+"""Deadlines and a cap for connections, which uvicorn lacks: nobody can hold them for free.
 
 Times are read from the loop's monotonic clock.
 """
@@ -25,7 +25,7 @@ Phase = Literal["idle", "head", "body", "answer"]
 
 
 def raw_response(reason: Reason) -> bytes:
-    """A whole refusal, for a connection without a request that could be answered."""
+    """A whole HTTP response that refuses, for a connection without a request to answer."""
     body = body_of(reason, uuid.uuid4().hex)
     head = (
         f"HTTP/1.1 {reason.status} Refused\r\ncontent-type: application/json\r\n"
@@ -35,7 +35,7 @@ def raw_response(reason: Reason) -> bytes:
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 with deadlines for the head, the body and the reader, and a cap."""
+    """uvicorn's HTTP/1.1, with deadlines for head, body and reading, and a cap on connections."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Connection(H11Protocol):
         self._phase: Phase = "idle"
         self._since = self.loop.time()
         self._received = 0
-        """Bytes that came in this phase."""
+        """Bytes received in this phase."""
         self._unwritten, self._unwritten_since = 0, 0.0
         self._refused = self._stopping = False
         self._next_check: asyncio.TimerHandle | None = None
@@ -81,7 +81,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         self._enter("idle")
         super().on_response_complete()
-        self._follow()  # the next request may have come with the last
+        self._follow()  # the next request may have come with this one
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BAD_REQUEST)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """One reason; clients rely on the code."""
+    """One reason for a refusal; clients rely on its code."""
 
     status: int
     code: str

@@ -1,4 +1,4 @@
-"""Around the application: a request id, who may ask, the log, and security headers."""
+"""What surrounds the application: request ids, access control, the log, and security headers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from beit.serve.http_errors import (
 LOG = logging.getLogger("beit.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = ("/health", "/ready")
-"""Orchestrators ask for them under the machine's address; they reveal nothing."""
+"""Open to any host, as orchestrators use the machine's address; they reveal nothing."""
 PAGE = "/"
-"""It reveals nothing, and asks for the key."""
+"""Open without the key, which it asks for; it reveals nothing."""
 KEY_HEADERS = ("Authorization", "X-API-Key")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -53,7 +53,7 @@ SECONDS = Histogram(
 
 
 def host_name(value: str) -> str:
-    """The name in `name:port`, `[::1]:port`, or an origin; "" for what is none of them."""
+    """The name in `name:port`, `[::1]:port`, or an origin; "" if it is none of them."""
     name = value.removeprefix("http://").removeprefix("https://").lower()
     if name.startswith("["):
         return name.partition("]")[0] + "]"
@@ -61,7 +61,7 @@ def host_name(value: str) -> str:
 
 
 def refusal(reason: Reason, request_id: str) -> Response:
-    """The answer to a refused request. It ends the connection where the rest of a body may come."""
+    """The answer to a refused request; closes the connection if the rest of a body may come."""
     headers = {}
     if reason.status in (400, 408, 413):
         headers["connection"] = "close"
@@ -74,11 +74,18 @@ def refusal(reason: Reason, request_id: str) -> Response:
 
 
 class RequestGuard:
-    """Wraps the application: refuses foreign hosts and origins, and who lacks the key; counts and
-    logs requests.
+    """Wraps the application: refuses foreign hosts and origins, and requests without the key;
+    counts and logs requests.
 
     A failure of the application is logged with the request's id; the client never gets its text.
-    As soon as the server stops, each answer announces that it is the last on its connection.
+    Once the server is stopping, each answer announces that it is the last on its connection.
+
+    Args:
+        application: Answers the requests that are not refused.
+        limits: Names the hosts and origins that are allowed.
+        paths: Paths that are counted by name; all others are counted together.
+        is_stopping: Whether the server is stopping.
+        key: What requests must bring; empty: nothing.
     """
 
     def __init__(
@@ -150,7 +157,7 @@ class RequestGuard:
         return host_name(origin) in self._hosts or not self._origins.isdisjoint((origin, "*"))
 
     def _has_key(self, headers: Headers) -> bool:
-        """Compared in a time that says nothing of how much of it is right."""
+        """Whether the key is right, compared in constant time."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return secrets.compare_digest(given.encode("latin-1"), self._key)

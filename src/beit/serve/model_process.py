@@ -42,7 +42,7 @@ RESTARTS = Counter(
 
 
 class Frame(NamedTuple):
-    """What travels between the two processes: a head in JSON, then bytes as they are."""
+    """A message between the two processes: a head in JSON, then bytes as they are."""
 
     head: dict[str, Any]
     blobs: Sequence[bytes] = ()
@@ -61,7 +61,7 @@ async def receive(reader: asyncio.StreamReader) -> Frame:
 
 
 def read(stream: BinaryIO) -> Frame | None:
-    """The next frame, waited for; None when the other side is gone."""
+    """Wait for the next frame; None when the other side is gone."""
     length = stream.read(LENGTH.size)
     if len(length) < LENGTH.size:
         return None
@@ -70,12 +70,12 @@ def read(stream: BinaryIO) -> Frame | None:
 
 
 class ModelFailedError(Exception):
-    """The traceback of a failure in the other process."""
+    """A failure in the other process, with its traceback as text."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One image and who waits for its answer. Jobs of equal heads may travel together."""
+    """One image, and the future of its answer. Jobs with equal heads may share a batch."""
 
     head: dict[str, Any]
     data: bytes
@@ -84,10 +84,15 @@ class Job:
 
 
 class ModelProcess:
-    """The artifacts as they were on disk when it started, in a process of its own.
+    """A process that serves the artifacts as they were on disk when it started.
 
     It counts as hung when the next answer takes longer than `deadline` seconds. Then, or when it
     dies, everything that it has not answered is refused with RESTARTING, as is every later request.
+
+    Args:
+        places: The artifacts by the names of their models.
+        device: Where the models run.
+        limits: Deadlines, batch size, and largest number of pixels.
     """
 
     def __init__(self, places: Mapping[str, str], device: str, limits: ServeConfig) -> None:
@@ -95,7 +100,7 @@ class ModelProcess:
         """What is served: name, kind, version, abilities, classes and size of each model."""
         self.is_ready = False
         self.life: asyncio.Task[None]
-        """From when it is ready until it is gone."""
+        """Runs from when the process is ready until it is gone."""
         self._settings = {
             "places": dict(places), "device": device, "pixels": limits.pixels,
             "modules": imported_outside(),
@@ -109,7 +114,10 @@ class ModelProcess:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        """Wait until it is ready. Raises BeitError if that fails; then nothing is left of it."""
+        """Start the process, and wait until it is ready.
+
+        Raises BeitError if that fails; then nothing is left of the process.
+        """
         most = self._limits.start_deadline
         try:
             async with asyncio.timeout(most):
@@ -137,17 +145,28 @@ class ModelProcess:
         self.life = asyncio.create_task(self._live())
 
     async def end(self) -> None:
-        """End it; what it has not answered is lost."""
+        """End the process; what it has not answered is lost."""
         self.life.cancel()
         await self._kill()
 
     def retire(self) -> None:
-        """Let it answer what it has, then end. No further request may be sent to it."""
+        """Let the process answer what it has, then end. No further request may be sent to it."""
         self._retired = True
         self._changed.set()
 
     async def ask(self, model: str, ability: str, options: Mapping[str, Any], data: bytes) -> bytes:
-        """The answer as JSON. Raises Refused; ModelFailedError with what went wrong there."""
+        """The answer to one image, as JSON.
+
+        Args:
+            model: Name of the model.
+            ability: What it does with the image.
+            options: The ability's options.
+            data: The bytes of an image file.
+
+        Raises:
+            Refused: The image or an option is bad, or the process is not ready, hangs or dies.
+            ModelFailedError: The model failed.
+        """
         if not self.is_ready:
             raise Refused(RESTARTING)
         loop = asyncio.get_running_loop()
@@ -157,7 +176,7 @@ class ModelProcess:
         self._changed.set()
         try:
             return await job.answer
-        finally:  # also when nobody waits for the answer any more
+        finally:  # also if nobody waits for the answer any more
             if job in self._waiting:
                 self._waiting.remove(job)
 
@@ -165,7 +184,7 @@ class ModelProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
-            # A signal to the group is for the server; the process inherits that it is blocked.
+            # Signals to the group are for the server; the process inherits that they are blocked.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -220,8 +239,8 @@ class ModelProcess:
         raise EOFError
 
     async def _next_batch(self) -> list[Job]:
-        """The oldest job and others like it, as soon as they are many or it has waited enough; none
-        if the process has retired and nobody waits."""
+        """The oldest job and others like it, once they fill a batch or it has waited long enough;
+        no job if the process has retired and nobody waits."""
         while True:
             self._changed.clear()
             patience = None

@@ -45,7 +45,7 @@ BODY = {
         },
     }
 }
-"""What OpenAPI says of it."""
+"""How OpenAPI describes the body of a request."""
 
 
 class Images(NamedTuple):
@@ -56,13 +56,13 @@ class Images(NamedTuple):
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's, which writes no file to disk: the whole body is in memory already."""
+    """Starlette's parser without files on disk: the whole body is in memory already."""
 
-    spool_max_size = 0  # of a SpooledTemporaryFile: without end
+    spool_max_size = 0  # no limit, for a SpooledTemporaryFile
 
 
 def kind_of(headers: Headers) -> Kind:
-    """How the body holds its images. Raises Refused for any other type, and for encoded ones."""
+    """How the body holds its images. Raises Refused if its type is another or it is encoded."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise Refused(WRONG_TYPE)
@@ -75,7 +75,16 @@ def kind_of(headers: Headers) -> Kind:
 
 
 async def read_images(headers: Headers, body: bytes, most: int) -> Images:
-    """The images of a whole body, `most` at most. Raises Refused."""
+    """The images in the body of a request.
+
+    Args:
+        headers: Say how the body holds its images.
+        body: The whole body.
+        most: Largest number of images that is accepted.
+
+    Raises:
+        Refused: The body is of another type or malformed, or has no image or too many.
+    """
     kind = kind_of(headers)
     if kind == "image":
         found = Images([body], False)
@@ -97,7 +106,7 @@ async def _of_form(headers: Headers, body: bytes, most: int) -> Images:
     except MultiPartException as error:
         many = error.message.startswith("Too many files")
         raise Refused(TOO_MANY_IMAGES if many else BAD_BODY) from None
-    except ValueError:  # of the parser itself, which older releases of starlette let through
+    except ValueError:  # of the parser itself, which older releases of starlette do not catch
         raise Refused(BAD_BODY) from None
     names, files = [], []
     for name, value in form.multi_items():

@@ -36,12 +36,12 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
 
     Args:
         references: One artifact, or several as NAME=ARTIFACT.
-        limits: Address and limits.
+        limits: Address, key and limits.
         device: Where the models run.
 
     Raises:
-        BeitError: An artifact does not load or fails its self-test, before anything listens; or
-            later, if the models cannot be restarted.
+        BeitError: An artifact does not load or fails its self-test, before the server listens; or
+            later, the models cannot be restarted.
         ResourceError: The port is taken.
     """
     for name in limits.allow_host:
@@ -55,9 +55,10 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
 
 
 def read_names(references: Sequence[str]) -> dict[str, str]:
-    """NAME=ARTIFACT to artifacts by name; a single one may go without, by the name of its run.
+    """Artifacts by name, from NAME=ARTIFACT; a single one without a name gets that of its run.
 
-    Raises ConfigError.
+    Raises:
+        ConfigError: There is no artifact, one of several has no name, or two have the same.
     """
     if not references:
         raise ConfigError("no artifact was given", remedy="beit serve runs/classifier")
@@ -82,8 +83,14 @@ def read_names(references: Sequence[str]) -> dict[str, str]:
 
 
 def read_key(limits: ServeConfig) -> str:
-    """The key that requests must bring, or none. It is never on the command line, which every user
-    of the machine can read. Raises ConfigError; warns where others reach a server without."""
+    """The key that requests must bring; empty: none.
+
+    It is never on the command line, which every user of the machine can read. Without a key, warns
+    if others can reach the server.
+
+    Raises:
+        ConfigError: The key cannot be read, is too short, or has spaces or non-ASCII characters.
+    """
     key, place = os.environ.get(KEY, ""), f"the environment's {KEY}"
     if limits.key_file:
         place = limits.key_file
@@ -146,8 +153,8 @@ async def _serve(
 
 
 def _heed_hangups(models: Supervisor) -> None:
-    """Reload on SIGHUP. Where a terminal was closed the server stops instead, as any program does,
-    unless it was started to outlive its terminal (nohup)."""
+    """Reload on SIGHUP. If its terminal was closed, the server stops instead, as any program does,
+    unless it was started to outlive the terminal (nohup)."""
     ends_with_it = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def hang_up() -> None:
@@ -167,7 +174,7 @@ def _has_terminal() -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with our way to stop: the first signal drains, the second ends."""
+    """uvicorn's server with another way to stop: the first signal drains it, the second ends it."""
 
     def __init__(self, service: Service, announcement: str, key: str) -> None:
         limits = service.limits

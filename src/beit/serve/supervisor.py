@@ -1,4 +1,4 @@
-"""Keeps a process of the models ready: one that fails, or is out of date, has a successor."""
+"""Keeps a process of the models ready, and replaces one that fails or is out of date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from beit.serve.model_process import RESTARTS, ModelProcess
 
 LOG = logging.getLogger("beit.serve")
 MOST_STARTS = 5
-"""After so many failed starts in a row, each after twice the pause, the server ends."""
+"""After this many failed starts in a row, each after twice the pause, the server ends."""
 Reload = Literal["none", "loading", "done", "failed"]
 RELOADS = Counter(
     "beit_models_reloads", "How often the artifacts were reloaded, by the outcome.", ["result"]
@@ -28,7 +28,7 @@ for _result in ("done", "failed"):
 
 
 class Answer(NamedTuple):
-    """JSON, and the version of the artifact that it comes from."""
+    """An answer as JSON, and the version of the artifact that it comes from."""
 
     data: bytes
     version: str
@@ -40,6 +40,11 @@ class Supervisor:
     A process that dies or hangs is replaced. To serve newer artifacts, another process loads and
     tries them beside the one that answers; once it is ready it gets the requests, and the older one
     answers what it has and ends. If it does not become ready, the older one stays.
+
+    Args:
+        places: The artifacts by the names of their models.
+        device: Where the models run.
+        limits: Deadlines, batch size, and largest number of pixels.
     """
 
     def __init__(self, places: Mapping[str, str], device: str, limits: ServeConfig) -> None:
@@ -64,7 +69,7 @@ class Supervisor:
         return self._process.is_ready
 
     async def start(self) -> None:
-        """Start a process, and keep one. Raises BeitError if it does not become ready."""
+        """Start a process, and keep one running. Raises BeitError if it does not become ready."""
         self._process = await self._started()
         self._supervision = asyncio.create_task(self._supervise())
 
@@ -78,11 +83,11 @@ class Supervisor:
             await process.end()
 
     def request_reload(self) -> None:
-        """Load the artifacts as they are on disk from now on, and serve them if they are good."""
+        """Have the artifacts loaded from disk again, and served if they are good."""
         self._reload_is_due.set()
 
     def find(self, ability: str, name: str | None) -> dict[str, Any]:
-        """The model that does this. Raises Refused if none does, or several and no name."""
+        """The model with this ability. Raises Refused if there is none, or several and no name."""
         named = [model for model in self.models if name is None or model["name"] == name]
         if name is not None and not named:
             raise Refused(NO_SUCH_MODEL)
@@ -96,8 +101,15 @@ class Supervisor:
     async def ask(
         self, ability: str, name: str | None, options: Mapping[str, Any], data: bytes
     ) -> Answer:
-        """What a model answers. Raises as `find` and `ModelProcess.ask` do."""
-        model = self.find(ability, name)  # of the process that answers: no await in between
+        """A model's answer to one image; raises as `find` and `ModelProcess.ask` do.
+
+        Args:
+            ability: What the model does with the image.
+            name: Name of the model; None: the only one with this ability.
+            options: The ability's options.
+            data: The bytes of an image file.
+        """
+        model = self.find(ability, name)  # no await in between: it is the same process
         answer = await self._process.ask(model["name"], ability, options, data)
         return Answer(answer, model["version"])
 

@@ -1,7 +1,7 @@
-"""The process that decodes images and runs the models, so that its end is not the server's.
+"""The process that decodes images and runs the models: if it dies, the server does not.
 
-It is started by `beit.serve.model_process` with one end of a socket, and ends when the other end
-does, or when the accelerator fails: after that no call to it in this process succeeds.
+It is started by `beit.serve.model_process` with one end of a socket. It ends when the other end is
+closed, or when the accelerator fails: after that no call to it in this process succeeds.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Model(NamedTuple):
 
 Models = Mapping[str, Model]
 Outcome = tuple[dict[str, str], bytes]
-"""Empty and the answer as JSON, or why there is none."""
+"""An empty head and the answer as JSON, or a head that says why there is no answer."""
 
 
 def load_models(places: Mapping[str, str], device: str) -> Models:
-    """Load the artifacts by name; a pre-training gets its tokenizer if that is served beside it.
+    """Load the artifacts by name; a pre-trained model gets its tokenizer if that is served too.
 
-    Raises BeitError.
+    Raises BeitError if an artifact does not load.
     """
     predictors = {name: load(place, device=device) for name, place in places.items()}
     tokenizers = {
@@ -80,7 +80,7 @@ def load_models(places: Mapping[str, str], device: str) -> Models:
 
 
 def _abilities(predictor: Predictor) -> dict[str, Ability]:
-    """What the task of a model lets it do here."""
+    """The abilities that its task gives a model, and for which it has all that it needs."""
     task = task_of_kind(predictor.artifact.kind)
     known = {} if task is None else task.abilities
     return {
@@ -109,8 +109,9 @@ def describe(models: Models) -> list[dict[str, Any]]:
 def try_models(models: Models) -> None:
     """Try every ability of every model on random images.
 
-    Raises CheckpointError if numbers are not finite, a model fails, or a batch gets other answers
-    than its images one by one.
+    Raises:
+        CheckpointError: Numbers are not finite, a model fails, or a batch gets other answers than
+            its images one by one.
     """
     rng = np.random.default_rng(0)
     for name, (predictor, abilities) in models.items():
@@ -136,7 +137,7 @@ def try_models(models: Models) -> None:
 
 
 def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """How far two answers are apart, where they hold features or probabilities."""
+    """How far apart two answers are, if they hold features or probabilities; else 0."""
     if "features" in one:
         apart = float(np.abs(np.subtract(one["features"], other["features"])).max())
         return apart / max(1.0, float(np.abs(one["features"]).max()))
@@ -148,13 +149,16 @@ def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 def read_image(
     data: bytes, channels: int, most: int, value_range: ValueRange | None = None
 ) -> np.ndarray:
-    """The image, uint8 [H, W, channels]. Raises Refused.
+    """Decode an image to uint8 [H, W, channels].
 
     Args:
         data: The bytes of an image file.
-        channels: How many the model reads.
-        most: Pixels, height x width, that are accepted.
+        channels: Channels of the model's images.
+        most: Largest number of pixels, height x width, that is accepted.
         value_range: Values that become black and white in images of more than 8 bits.
+
+    Raises:
+        Refused: It is not an image, has too many pixels, or cannot be decoded.
     """
     try:
         header = read_header(data)
@@ -172,7 +176,13 @@ def read_image(
 
 class Worker:
     """Answers batches in the order in which they come: while the models run on one, the images of
-    the next are decoded."""
+    the next are decoded.
+
+    Args:
+        door: The socket to the server.
+        models: The models by name.
+        pixels: Largest number of pixels of an image that is accepted.
+    """
 
     def __init__(self, door: socket.socket, models: Models, pixels: int) -> None:
         self._door = door
@@ -183,7 +193,7 @@ class Worker:
         threading.Thread(target=self._answer_batches, name="models", daemon=True).start()
 
     def take(self, head: dict[str, Any], images: Sequence[bytes]) -> None:
-        """Begin with a batch: images for the same ability of the same model, as files."""
+        """Start on a batch: image files for the same ability of the same model."""
         self._batches.put(
             (head, [self._decoders.submit(self._prepare, head, data) for data in images])
         )

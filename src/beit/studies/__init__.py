@@ -1,1 +1,1 @@
-"""Studies on real images, each one command: the demo, classification, segmentation."""
+"""Studies, each one command: the demo, the paper's claims, and pre-training on one's own images."""

@@ -1,7 +1,7 @@
 """The demo from images to a page: pre-trained against from scratch, under one budget.
 
-Each stage is a run of its own that goes on where it stopped. Test scenes are looked at once per
-model, at the end.
+Each stage is a run of its own that continues where it stopped. Each model is measured on the test
+scenes only once, at the end.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Line(NamedTuple):
 
 
 def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
-    """Do every stage that is not done yet; returns the table, also written as results.json and,
-    with a figure, as report.html."""
+    """Do every stage that is not done yet; returns the table, which is also written as results.json
+    and, with a figure, as report.html."""
     parts = (plan.tokenizer, plan.pretrain, plan.probe, plan.finetune, plan.segment)
     budgets = str((plan.scenes, plan.budget, plan.longer, plan.segmenting))
     check_plan(folder, {"runs": [to_json(part) for part in parts], "budgets": budgets})
@@ -86,7 +86,7 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
 
 
 def _trained(verb: str, config: RunConfig) -> Path:
-    """The folder of a finished run: done before, taken up again, or done now."""
+    """The folder of a finished run, which is started or resumed if it is not finished yet."""
     out = Path(config.out)
     if (out / "report.html").exists():
         return out
@@ -127,7 +127,7 @@ def _of_budget(base: TrainingConfig, budget: Budget, seed: int) -> TrainingConfi
 
 
 def _scores(jobs: Mapping[str, Job]) -> list[float]:
-    """What was measured on test, in per cent, of all that is trained here or was before."""
+    """The score of each job on test, in per cent; jobs that are not done yet are run first."""
     names = {job.run: name for name, job in jobs.items()}
     for job in run_jobs(list(jobs.values()), at_a_time()):
         print(f"{names[job.run]}: {_score(job):.1f} %", flush=True)
@@ -184,7 +184,7 @@ def _segmented(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
 
 
 def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) -> Iterator[Line]:
-    """How well the best head of the pre-trained and of the untrained backbone keeps to objects."""
+    """How well the best heads of the pre-trained and the untrained backbone attend to objects."""
     trained = load_artifact(pretrained).model
     assert isinstance(trained, BackboneModel)
     config = trained.backbone.config
@@ -227,12 +227,12 @@ def cells(lines: list[Line]) -> list[tuple[str, ...]]:
 
 
 def as_markdown(lines: list[Line]) -> str:
-    """The table."""
+    """The table as Markdown."""
     return markdown_table(HEAD, cells(lines))
 
 
 def commands(folder: Path, plan: DemoPlan) -> str:
-    """How to use what was trained."""
+    """Commands that use what was trained."""
     classifier = folder / "finetune" / f"{PRETRAINED}-{plan.budget.steps}-0"
     image = next((folder / "scenes" / "labelled" / "test").rglob("*.png"))
     return (
@@ -242,7 +242,7 @@ def commands(folder: Path, plan: DemoPlan) -> str:
 
 
 def verdict(lines: list[Line]) -> list[str]:
-    """What the table says of pre-training, seed by seed."""
+    """What the table says about pre-training, seed by seed."""
     pretrained, scratch, longer = (line for line in lines if line.method.endswith("fine-tuned"))
     sentences = []
     for other in (scratch, longer):

@@ -1,6 +1,6 @@
 """The demo's page: the table, and scenes that show what was learned.
 
-An object is hidden whole and predicted from what is around it; what a patch of it attends to
+A whole object is hidden and predicted from what is around it; what one of its patches attends to
 is drawn; and a segmenter draws its outline.
 """
 
@@ -27,14 +27,22 @@ from beit.weights.load import open_tokenizer
 
 SCENES = 3
 SMALLEST, LARGEST = 8, 20
-"""Patches of the objects that are shown, of 64."""
+"""The fewest and the most of the 64 patches that a shown object covers."""
 FIGURE = "figure.png"
 
 
 def write_figure(
     folder: Path, pretrained: Path, tokenizer: Path, segmenter: Path, segmented: Path
 ) -> Path:
-    """Some test scenes, as `FIGURE` in the folder."""
+    """Draw some test scenes, as `FIGURE` in the folder.
+
+    Args:
+        folder: Where to write.
+        pretrained: Run of the pre-training.
+        tokenizer: Run of the tokenizer that it learned from.
+        segmenter: Run of a segmenter of objects.
+        segmented: Scenes with masks; has `val` and `test`.
+    """
     model = load(pretrained).model
     assert isinstance(model, MaskedImageModel)
     backbone = model.backbone
@@ -88,7 +96,15 @@ def write_page(
     sentences: Sequence[str],
     commands: str,
 ) -> Path:
-    """report.html: what came out, the table, the figure, and how to go on."""
+    """Write report.html: the results in sentences, the table, the figure, and how to go on.
+
+    Args:
+        folder: Where to write; has `FIGURE`.
+        head: Head of the table.
+        rows: Rows of the table.
+        sentences: What the table says.
+        commands: Commands that use what was trained.
+    """
     with Image.open(folder / FIGURE) as opened:
         figure = png_uri(np.asarray(opened.convert("RGB")))
     text = render(

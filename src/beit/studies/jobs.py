@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 
 
 def check_plan(folder: Path, plan: Mapping[str, object]) -> None:
-    """Raise RunFolderError if the folder holds a study of another plan; write it if it holds none,
-    since what is done there is not done again."""
+    """Write the plan of a new study. Raise RunFolderError if the folder holds a study of another
+    plan, since what is done there would not be done again."""
     if once(folder / "plan.json", lambda: plan) != plan:
         raise RunFolderError(
             f"{folder} holds a study of another length or version",
@@ -40,7 +40,7 @@ def check_plan(folder: Path, plan: Mapping[str, object]) -> None:
 
 
 def once(record: Path, make: Callable[[], Any]) -> Any:
-    """The JSON values in a file; made and written if it is not there."""
+    """The JSON value in a file, which is made and written if the file is not there."""
     if not record.exists():
         made = json.dumps(make(), indent=1)
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,7 @@ class Job(NamedTuple):
     verb: str
     config: RunConfig
     tested: bool = True
+    """Whether it is measured on test."""
 
     @property
     def run(self) -> Path:
@@ -65,19 +66,19 @@ class Job(NamedTuple):
 
 
 def tested(run: Path) -> list[float]:
-    """What was measured of a run on test: of each image whether the answer is right, or the IoU of
-    each class."""
+    """What was measured of a run on test: for each image whether the answer is right, or the IoU
+    of each class."""
     found: list[float] = json.loads((run / "test.json").read_text())
     return found
 
 
 def at_a_time() -> int:
-    """As many trainings as there are cores, since each is too small for two; a GPU has one."""
+    """Trainings to run at a time: one per core, as each is too small for two; on a GPU one."""
     return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 def run_job(job: Job) -> Job:
-    """Train, go on with what was begun, and measure on test; in any process."""
+    """Start or resume the training, and measure it on test; can run in any process."""
     run = job.run
     if not (run / "model").exists() or not (run / "seconds.json").exists():
         resume = RunFolder(run).config.exists()
@@ -93,13 +94,13 @@ def run_job(job: Job) -> Job:
 
 
 def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
-    """The jobs, each as soon as it and those before it are done, the longest first."""
+    """Run the jobs, the longest first; yields each as soon as it and those before it are done."""
     ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
     return at_once(run_job, [(job,) for job in ordered], processes)
 
 
 def record_made(record: Path, make: Callable[[], Any]) -> Path:
-    """`once`, in any process."""
+    """`once` in any process; returns the file, not its content."""
     once(record, make)
     return record
 
@@ -107,11 +108,16 @@ def record_made(record: Path, make: Callable[[], Any]) -> Path:
 def at_once(
     function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], processes: int
 ) -> Iterator[Result]:
-    """What a function gives for each of these arguments, several at a time, in their order.
+    """Call a function several times, in several processes, and yield the results in order.
 
-    Of several at a time each has one thread, which is faster for small models than one after the
-    other with all threads, as one alone has. If this process is killed or interrupted, they save
-    and end.
+    Each of several calls has one thread, which for small models is faster than one call after the
+    other with all threads; a single call has all. If this process is killed or interrupted, the
+    calls save and end.
+
+    Args:
+        function: Can be sent to other processes.
+        calls: The arguments of each call.
+        processes: Calls at a time; with 1 they are made in this process.
     """
     if processes == 1 or not calls:
         yield from itertools.starmap(function, calls)
@@ -131,8 +137,8 @@ def _begin(threads: int) -> None:
 
 
 def _here(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    """A call in a process of the pool, which would wait for ever if its parent is gone, and go on
-    with the next call if it was requested to stop."""
+    """A call in a process of the pool. The process ends if its parent is gone, as it would wait for
+    ever, and if it is asked to stop, as it would go on with the next call."""
     try:
         return function(*arguments)
     except Preempted as stopped:

@@ -1,6 +1,8 @@
-"""What is measured of one model on the test part of a study, image by image or class by class, for
-intervals: its answers, what its heads attend to, and its frozen features with few labels beside
-what any features must beat."""
+"""What a study measures of one model on its test part: the model's answers, what its heads attend
+to, and its frozen features with few labels beside trivial ones.
+
+Values are kept image by image or class by class, for intervals.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from beit.studies.objects import best_overlaps, even_overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
 
-# What the measures are called.
+# Names of the measures.
 CONVERGED_AT = "fine-tuned until it no longer rises"
 ATTENTION = "attention IoU"
 CONVERGENCE = "updates to 90 %"
@@ -39,16 +41,22 @@ CATCHING_UP = "updates to the best from scratch"
 COUNTS = ("its updates", CONVERGENCE, CATCHING_UP, "CPU s before")
 CHANCE = "chance"
 CONVERGED = 0.9
-"""Of the accuracy at the end: the updates until then are the speed of convergence."""
+"""Fraction of the final accuracy: the updates until it is reached measure convergence."""
 
 
 def finetuned(labels: int) -> str:
-    """The name of the measure."""
+    """The name of the measure: accuracy after fine-tuning with so many labels per class."""
     return f"fine-tuned, {number_of(labels)}"
 
 
 def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:
-    """The labelled images, of which fine-tuning uses so many of each class; 0: all."""
+    """The parts of the labelled images, as fine-tuning uses them.
+
+    Args:
+        labelled: Data with train, val and test.
+        labels: Training images of each class; 0: all.
+        draw: Decides which training images are drawn.
+    """
     return divide(Dataset(labelled), Division(split=0.2, seed=draw, per_class=labels or None))
 
 
@@ -63,7 +71,7 @@ def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:
 def _central(
     model: BackboneModel, source: ImageSource, crop: float, loader: LoaderConfig
 ) -> EvalLoader[LabelledBatch]:
-    """The images as evaluation looks at them."""
+    """The images as evaluation sees them."""
     config = model.backbone.config
     view = EvaluationView(config.size, crop)
     return EvalLoader(
@@ -73,7 +81,13 @@ def _central(
 
 @torch.no_grad()
 def classifier_hits(run: Path, data: str, loader: LoaderConfig) -> list[float]:
-    """Of each test image, in the order of the data, whether the first answer is right."""
+    """For each test image, in the order of the data, 1 if the top answer is right and 0 if not.
+
+    Args:
+        run: A fine-tuning.
+        data: Data with a test part.
+        loader: How images are read.
+    """
     artifact = load_artifact(run)
     model = artifact.model
     assert isinstance(model, Classifier)
@@ -86,15 +100,21 @@ def classifier_hits(run: Path, data: str, loader: LoaderConfig) -> list[float]:
 
 
 def segmenter_overlaps(run: Path, data: str, _loader: LoaderConfig) -> list[float]:
-    """The IoU of each class that occurs in the masks of the test part."""
+    """The IoU of each class that has one on the test part.
+
+    Args:
+        run: A training of a segmenter.
+        data: Data with a test part.
+        _loader: Not used: the run's evaluation reads the images.
+    """
     found = tasks.evaluate(str(run), data=data, split="test")
     assert isinstance(found, SegmenterEvaluation)
     return [one.iou for one in found.classes if one.iou is not None]
 
 
 def attention_overlaps(place: str, data: str) -> list[float]:
-    """Of each test scene the IoU of its object with what the best head of all attends to; which is
-    the best is decided on validation (`beit.studies.objects`)."""
+    """The IoU of each test scene's object with what the best head attends to; which head is the
+    best is decided on validation (`beit.studies.objects`)."""
     model = load_artifact(Path(place)).model
     assert isinstance(model, BackboneModel)
     config, backbone = model.backbone.config, model.backbone.eval()
@@ -105,7 +125,7 @@ def attention_overlaps(place: str, data: str) -> list[float]:
 
 
 def even_attention(place: str, data: str) -> list[float]:
-    """The same of attention that knows nothing of the scene, on the grid of a model."""
+    """The same for attention that knows nothing about the scene, on the grid of a model."""
     model = load_artifact(Path(place)).model
     assert isinstance(model, BackboneModel)
     config = model.backbone.config
@@ -114,26 +134,26 @@ def even_attention(place: str, data: str) -> list[float]:
 
 
 def validation(run: str) -> float:
-    """The best accuracy on validation."""
+    """The best accuracy of a run on validation."""
     best = read_history(Path(run)).best("top1")
     assert best is not None
     return best[1]
 
 
 def converged(run: Path) -> float:
-    """The first evaluated step with 90 % of the accuracy at the end."""
+    """The first evaluated step with 90 % of the final accuracy."""
     points = read_history(run).points("evaluate", "top1")
     return next(step for step, value in points if value >= CONVERGED * points[-1][1])
 
 
 def caught_up(run: Path, other: Path) -> float:
-    """The first evaluated step that is as good as the other run ever is; the last if none is."""
+    """The first evaluated step with the other run's best accuracy or more; the last without one."""
     points, mark = read_history(run).points("evaluate", "top1"), validation(str(other))
     return next((step for step, value in points if value >= mark), points[-1][0])
 
 
 class Tables(NamedTuple):
-    """The features of the parts."""
+    """The features of each part."""
 
     train: FeatureTable
     validation: FeatureTable
@@ -150,11 +170,22 @@ def frozen_scores(
     draws: int,
     baselines: bool,
 ) -> dict[str, list[list[float]]]:
-    """Whether each test image is answered rightly, for every draw of the labels.
+    """Which test images are answered correctly from frozen features, for every draw of labels.
 
-    Keys are `ROW|MEASURE`; the row is empty for the model itself. The known images of a draw are
-    those that fine-tuning with it uses; of all blocks the one that is best on validation counts.
-    With `baselines` the trivial features are measured in the same way.
+    The known images of a draw are those that fine-tuning with it uses. Of all blocks the one that
+    is best on validation counts.
+
+    Args:
+        place: Run or artifact of the model.
+        labelled: Data with train, val and test.
+        crop: Fraction of the side that the evaluation crop keeps.
+        loader: How images are read.
+        labels: Numbers of training images of each class; 0: all.
+        draws: How often the training images are drawn.
+        baselines: Measure trivial features in the same way, and chance.
+
+    Returns:
+        For each `ROW|MEASURE` and draw, 1 or 0 for each test image; the row of the model is empty.
     """
     model = load_artifact(Path(place)).model
     assert isinstance(model, BackboneModel)
@@ -193,13 +224,13 @@ def frozen_scores(
 
 
 def _rows(train: FeatureTable, labelled: str, number: int, draw: int) -> Tensor:
-    """Which of all training images fine-tuning with these labels uses."""
+    """The indices of the training images that fine-tuning with this draw of labels uses."""
     keys = {*keys_of(parts(labelled, number, draw).train)}
     return torch.tensor([row for row, key in enumerate(train.keys) if key in keys])
 
 
 def _hits(tables: Tables, rows: Tensor, answers: Answers) -> list[float]:
-    """At the block that is best on validation."""
+    """Which test images are answered correctly, at the block that is best on validation."""
     train, validation, test = tables
     targets, held_out = train.targets[rows], len(validation.targets)
     every = torch.cat([validation.targets, test.targets])

@@ -1,4 +1,5 @@
-"""Scenes with exact masks, shown to a model: which patches an object has, and what looks at it.
+"""Scenes with exact masks, shown to a model: which patches an object covers, and which heads attend
+to it.
 
 As in the paper's figure of self-attention maps (arXiv:2106.08254, section 3.4), a patch of an
 object is the query; here the mask says how much of what it attends to is the object.
@@ -21,25 +22,31 @@ from beit.models.vit import VisionTransformer
 from beit.visualize import Grid
 
 MASS = 0.6
-"""Of its attention to patches, as in the figures of DINO (arXiv:2104.14294, figure 1)."""
+"""Fraction of attention that counts, as in the figures of DINO (arXiv:2104.14294, figure 1)."""
 BATCH = 32
 EVEN = "even attention"
-"""What the attention is called that any head must beat."""
+"""Name of the attention that any head must beat."""
 
 
 class Objects(NamedTuple):
-    """Scenes, and of each the object that takes most of it."""
+    """Scenes, and the largest object of each."""
 
     names: tuple[str, ...]
     images: UInt8[Tensor, "scenes channels height width"]
     inside: Bool[Tensor, "scenes patches"]
-    """Patches that are mostly the object; at least one."""
+    """Patches that the object mostly covers; at least one."""
     centres: Int64[Tensor, " scenes"]
-    """The patch in the thick of it."""
+    """The patch that is deepest inside the object."""
 
 
 def read_objects(part: Path, size: tuple[int, int], grid: Grid) -> Objects:
-    """All scenes of a folder with images/ and masks/, cut to their centre."""
+    """The scenes of a folder; those without an object that covers most of a patch are left out.
+
+    Args:
+        part: Folder with images/ and masks/.
+        size: Height and width of the centre that is cut out of each scene.
+        grid: Rows and columns of patches.
+    """
     names, images, inside, centres = [], [], [], []
     for path in sorted((part / "images").iterdir()):
         labels = torch.from_numpy(_centre(part / "masks" / path.name, size))
@@ -81,7 +88,7 @@ def attention(
 def overlaps(
     weights: Float[Tensor, "scenes heads patches"], inside: Bool[Tensor, "scenes patches"]
 ) -> Float[Tensor, "scenes heads"]:
-    """IoU of the objects with the fewest patches that hold `MASS` of each head's attention."""
+    """IoU of each object with the fewest patches that hold `MASS` of a head's attention."""
     order = weights.argsort(dim=2, descending=True)
     fractions = (weights / weights.sum(dim=2, keepdim=True)).gather(2, order)
     before = fractions.cumsum(dim=2) - fractions
@@ -92,20 +99,20 @@ def overlaps(
 
 
 def even_overlaps(test: Objects) -> Float[Tensor, " scenes"]:
-    """IoU of each object with attention that knows nothing of the scene: all patches have the same
-    weight but for a draw of their order."""
+    """IoU of each object with attention that knows nothing about the scene: all patches have the
+    same weight, and their order is drawn at random."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.rand(len(test.inside), 64, test.inside.shape[1], generator=generator)
     return overlaps(1 + 1e-3 * draws, test.inside).mean(dim=1)
 
 
 def even_iou(test: Objects) -> float:
-    """The mean of these, in per cent."""
+    """The mean of `even_overlaps`, in per cent."""
     return 100 * float(even_overlaps(test).mean())
 
 
 def best_head(backbone: VisionTransformer, validation: Objects) -> int:
-    """The head that looks at objects best, counted through all blocks."""
+    """The head whose attention overlaps objects best, counted through all blocks."""
     scores = overlaps(attention(backbone, validation), validation.inside)
     return int(scores.mean(dim=0).argmax())
 
@@ -113,6 +120,12 @@ def best_head(backbone: VisionTransformer, validation: Objects) -> int:
 def best_overlaps(
     backbone: VisionTransformer, validation: Objects, test: Objects
 ) -> Float[Tensor, " scenes"]:
-    """IoU of each test scene's object with what the head attends to that is best on validation."""
+    """IoU of each test scene's object with what the best head attends to.
+
+    Args:
+        backbone: In evaluation mode.
+        validation: Scenes that decide which head is the best.
+        test: Scenes that are measured.
+    """
     head = best_head(backbone, validation)
     return overlaps(attention(backbone, test)[:, [head]], test.inside)[:, 0]

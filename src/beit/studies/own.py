@@ -1,4 +1,4 @@
-"""Does pre-training pay on one's own labelled images? The same question, under one budget."""
+"""Does pre-training pay on one's own labelled images? All arms have the same budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from beit.studies.tables import write_tables
 from beit.terminal import print_lines
 
 HELD_OUT = 0.2
-"""For test, and again for validation, where the data has no such part."""
+"""Fraction held out for test, and again for validation, if the data has no such part."""
 RELEASED = "released"
 PARTS = ("train", "val", "test")
 
@@ -37,20 +37,21 @@ def study_own(
     processes: int = 1,
     reading: Reading = AS_RECOGNISED,
 ) -> str:
-    """Do all that is not done yet; the sentence that says whether pre-training pays.
+    """Do everything that is not done yet; returns sentences that say whether pre-training pays.
 
     Args:
-        folder: Of the study.
+        folder: Folder of the study.
         plan: The budget of all arms.
         data: Labelled images with one class each, in any form.
-        init: A finished model to compare with.
-        groups: Regular expression that finds in the name of an image the group that it belongs to:
-            groups are never divided among the parts, and drawn as a whole for the intervals.
+        init: A finished model to compare with; empty: none.
+        groups: Regular expression that finds the group of an image in its name; groups are never
+            divided among the parts, and are drawn as a whole for the intervals.
         processes: Trainings at a time.
         reading: How the data are read.
 
     Raises:
-        DataError: If images have no or several labels, or no group, or a class has too few.
+        ConfigError: `groups` is not a regular expression.
+        DataError: Images have no label, several, or no group, or a class has too few images.
     """
     known: dict[str, str] = once(
         folder / "groups.json", lambda: lay_out(folder / "data", data, groups, reading)
@@ -77,7 +78,16 @@ def study_own(
 
 
 def conclude(scores: Scores, arms: Sequence[Arm], labels: Sequence[int]) -> str:
-    """Each start against from scratch and against what nobody has to train."""
+    """Compare each start with training from scratch and with features that need no training.
+
+    Args:
+        scores: The scores by arm and measure.
+        arms: The arms, from scratch among them.
+        labels: Numbers of labels per class.
+
+    Returns:
+        A sentence for each number of labels and start.
+    """
     starts = [arm.name for arm in arms if arm.name != SCRATCH]
     sentences = []
     for number in labels:
@@ -106,10 +116,23 @@ def _pays(gain: Interval, mean: Interval, trivial: Interval) -> str:
 
 
 def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str, str]:
-    """Link the images into train, val and test with a folder per class; the group of each by key.
+    """Link the images into train, val and test with a folder per class.
 
     Parts that the data has are kept. Images are held out by the hash of their name, or whole
-    groups by that of the group. Raises ConfigError for a pattern that is none; DataError.
+    groups by that of the group.
+
+    Args:
+        folder: Where the parts are made.
+        data: Labelled images with one class each, in any form.
+        groups: Regular expression that finds the group of an image in its name; empty: no groups.
+        reading: How the data are read.
+
+    Returns:
+        The group of each image, by its key below the part; without groups, its name.
+
+    Raises:
+        ConfigError: `groups` is not a regular expression.
+        DataError: Images have no label, several, or no group.
     """
     found = Dataset(data, reading).labelled()
     if is_multi_label(found["train"]):
@@ -135,7 +158,7 @@ def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str,
 
 
 def _check_labels(train: ImageSource, labels: Sequence[int]) -> None:
-    """Raise DataError, before anything is trained, if a class has too few images to draw from."""
+    """Raise DataError, before anything is trained, if a class has too few images to draw."""
     for number in labels:
         if number:
             few(train, number, seed=0, option="--labels")
@@ -149,8 +172,8 @@ def _target(source: ImageSource, index: int) -> int:
 def _held_out(
     names: Sequence[str], source: ImageSource, missing: Sequence[str], *, whole: bool
 ) -> list[str]:
-    """Which part each image goes to: a fifth to each one that is missing, class by class, or of
-    whole groups a fifth of all."""
+    """The part that each image goes to. Each missing part gets a fifth of the images of every
+    class or, with whole groups, a fifth of all groups."""
     parts = ["train"] * len(names)
     labels = [0 if whole else _target(source, index) for index in range(len(names))]
     for label in sorted(set(labels)):
@@ -170,7 +193,7 @@ def _hash(name: str) -> bytes:
 
 
 def _link(source: ImageSource, index: int, place: Path) -> None:
-    """The image itself where it lies in no file."""
+    """Link to the image, or write it if it is not in a file of its own."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_symlink() or place.exists():
         return

@@ -30,9 +30,9 @@ from beit.studies.study import Data, Study, slug
 from beit.studies.tables import StudyTable, write_tables
 
 UNLIKE = 0.1
-"""Factors nearer to 1 change nothing that could be seen."""
+"""A factor nearer to 1 would change nothing that can be seen."""
 AS_MANY = 750
-"""Scenes of each unseen object to learn from with labels: as many as there are without."""
+"""Labelled training scenes of each unseen object: in all, as many as there are unlabelled ones."""
 FEW, MID = finetuned(5), finetuned(10)
 BASE = "BEiT (arXiv:2106.08254)"
 
@@ -85,13 +85,17 @@ CLAIMS = (
 
 
 def chosen(names: Sequence[str], *, core: bool) -> tuple[Arm, ...]:
-    """The arms of these names; of the core; or all. Raises ConfigError for an unknown name."""
+    """The arms with these names or, without names, those of the core or all.
+
+    Raises:
+        ConfigError: There is no arm of a name.
+    """
     known = {arm.name: arm for arm in PAPER_ARMS}
     for name in names:
         if name not in known:
             raise ConfigError(f"there is no arm '{name}'", remedy=nearest(name, known))
     wanted = names or (CORE if core else tuple(known))
-    # Both are what every other arm is compared with.
+    # Every other arm is compared with these two.
     return tuple(arm for arm in PAPER_ARMS if arm.name in {SCRATCH, BEIT, *wanted})
 
 
@@ -105,11 +109,21 @@ def study_paper(
     same_seconds: bool = False,
     counts: Counts | None = None,
 ) -> Path:
-    """Do all that is not done yet; the page, with results.json, .csv and .md beside it.
+    """Do everything that is not done yet, and write a page with results.json, .csv and .md.
 
-    The files are written anew after every pre-training seed. `core` leaves out segmentation and
-    fine-tuning until validation no longer rises. With `same_seconds` there is each arm a second
-    time, with as many CPU seconds before fine-tuning as BEiT has.
+    The files are written anew after every pre-training seed.
+
+    Args:
+        folder: Folder of the study.
+        plan: The budget of all arms.
+        arms: What is compared: see `chosen`.
+        processes: Trainings at a time.
+        core: Leave out segmentation, and fine-tuning until validation no longer rises.
+        same_seconds: Add each arm once more, with as many CPU seconds before fine-tuning as BEiT.
+        counts: Numbers of scenes; by default those that the arms need.
+
+    Returns:
+        The page.
     """
     scenes = folder / "scenes"
     unseen = AS_MANY if any(arm.supervised for arm in arms) else Counts().unseen
@@ -140,8 +154,8 @@ def study_paper(
 
 
 def at_same_seconds(study: Study) -> Iterator[Arm]:
-    """The arms whose updates are not those of BEiT in the same CPU seconds, with updates that are;
-    the factors are kept, as seconds are measured only once."""
+    """The arms that cost other CPU seconds than BEiT, with as many updates as fit in the seconds of
+    BEiT; the factors are kept in files, as seconds are measured only once."""
     base = next(arm for arm in study.arms if arm.name == BEIT)
     total = sum(study.seconds_before(base, 0))
     for arm in study.arms:
@@ -165,7 +179,7 @@ def _longer(pretrain: Change, factor: float, config: PretrainRunConfig) -> Pretr
 
 
 def verdicts(scores: Scores) -> list[Verdict]:
-    """What became of every claim. Of an arm that did not run, the command that runs it."""
+    """What the study says of every claim, with the command that runs its arms if they did not."""
     found = []
     for claim in CLAIMS:
         missing = [name for name in (claim.arm, claim.than) if name not in {SCRATCH, UNTRAINED, ""}]

