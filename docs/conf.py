@@ -7,7 +7,7 @@ import importlib.metadata
 project = "beit"
 release = version = importlib.metadata.version("beit")
 language = "en"
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["*.ipynb"]
 
 html_theme = "furo"
@@ -15,6 +15,7 @@ html_title = "beit"
 html_copy_source = html_show_sourcelink = html_show_copyright = False
 
 myst_heading_anchors = 3
+napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # as they stand in the code
 autodoc_typehints = "signature"
