@@ -1,4 +1,4 @@
-"""The command line. What is here is light: a request to stop may come while the rest is loaded."""
+"""The command line. This module loads fast: a request to stop may come while the rest is loaded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ FOR_ALL = {"--traceback": 0, "--import": 1}
 """Options that stand before the verb, and how many words follow each."""
 ABOUT = {"-h", "--help", "--version"}
 ANSWERS = {"predict", "evaluate", "models", "doctor", "data check"}
-"""Verbs that are for what they print, unless they write files; the others print only how the work
-goes."""
+"""Verbs whose result is what they print, unless they write files; others only print progress."""
 UNPRINTED = 6
-"""The exit code if the answer could not be printed, as for any other disk that is full."""
+"""The exit code if the answer could not be printed, the same as for a full disk."""
 
 
 def __getattr__(name: str) -> object:
@@ -39,13 +38,13 @@ class Command(NamedTuple):
     traceback: bool
     """Whether an error shows where it came from."""
     modules: list[str]
-    """Of one's own, to be imported first."""
+    """The user's own modules, to be imported first."""
     words: list[str]
-    """The verb, and what belongs to it."""
+    """The verb and its arguments."""
 
     @property
     def answers(self) -> bool:
-        """Whether it is for what it prints."""
+        """Whether its result is what it prints."""
         verb, verb_and_next = " ".join(self.words[:1]), " ".join(self.words[:2])
         to_files = any(word.partition("=")[0] == "--out" for word in self.words)
         answered = verb in ANSWERS or verb_and_next in ANSWERS
@@ -53,7 +52,7 @@ class Command(NamedTuple):
 
 
 def command_of(arguments: Sequence[str]) -> Command:
-    """What stands before the verb, and the rest."""
+    """Separate the options that stand before the verb from the rest."""
     words, traceback, modules = list(arguments), False, []
     while words and words[0] in FOR_ALL:
         if words.pop(0) == "--traceback":
@@ -64,14 +63,14 @@ def command_of(arguments: Sequence[str]) -> Command:
 
 
 def program() -> None:
-    """`beit`: the command that was typed, then the end of the process.
+    """`beit`: run the command that was typed, then end the process.
 
     A request to stop interrupts the command, which leaves nothing half done, shows no stack, and
-    ends the process by the signal, as a shell expects; a training saves instead. Once the command
-    is done, the request is ignored: it would only change the exit code.
+    ends the process by the signal, as a shell expects; a verb that trains saves instead. Once the
+    command is done, the request is ignored: it would only change the exit code.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while code is loaded nothing is begun
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun while code is loaded
     answers = command_of(sys.argv[1:]).answers
     take_over(result=answers)
     threading.excepthook = _failed_thread
@@ -88,7 +87,8 @@ def program() -> None:
 
 
 def _failed_thread(failed: threading.ExceptHookArgs, /) -> None:
-    """A library's own thread, as TensorBoard's, to which a disk was full: no stack for that."""
+    """Report the failure of a library's own thread. If the system refused something, as a full disk
+    does to TensorBoard, no stack is shown."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:
@@ -96,7 +96,7 @@ def _failed_thread(failed: threading.ExceptHookArgs, /) -> None:
 
 
 def _exit_code(main: Callable[[], int], answers: bool) -> int | str | None:
-    """Run a command, and print what is left to be printed."""
+    """Run a command, flush what it printed, and return the exit code."""
     code: int | str | None = 0
     try:
         code = main()

@@ -1,4 +1,4 @@
-"""The verbs that bring a model elsewhere: convert, export, push."""
+"""The verbs that take a model elsewhere: convert, export, push."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def check(
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
         channels: Channels that images will be read with.
-        value_range: Values that will be black and white in images of more than 8 bits.
         few: Name the classes with fewer training images than this.
         options: How images are read, if they leave it open.
+        value_range: Values that will be black and white in images of more than 8 bits.
         masks: Read the masks, too, as `beit segment` does.
         mask_files: Where the masks are and what their values mean, if it is not detected.
     """
@@ -70,14 +70,14 @@ def check(
 
 
 def _print_json(found: Checked) -> None:
-    """Everything, as one JSON object."""
+    """Print everything, as one JSON object."""
     content = asdict(found) | {"counts": found.counts}
     content["findings"] = [finding._asdict() for finding in found.findings]
     print(json.dumps(content, indent=1))
 
 
 def _print_table(found: Checked) -> None:
-    """A table for people, with examples; JSON has all."""
+    """Print a table for people, with examples; the JSON has everything."""
     from beit.doctor.check import KINDS
 
     for line in found.account.lines():

@@ -1,4 +1,4 @@
-"""The verb that lists what can be named instead of a run of one's own: models."""
+"""The verb that lists the released models, which can be named instead of a run: models."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _row(file: Published) -> dict[str, str]:
 
 
 def _accuracy(file: Published) -> str:
-    """What its authors state of it, or of what they fine-tuned it to."""
+    """The accuracy that its authors state for it, or for the model that they fine-tuned from it."""
     from beit.weights.published import PUBLISHED
 
     tuned = next((other for other in PUBLISHED if file.tuned and other.name == file.tuned), file)

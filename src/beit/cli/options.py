@@ -1,4 +1,4 @@
-"""From words to calls: a verb is a function, and its options are the function's parameters."""
+"""Words into calls: a verb is a function, and its options are the function's parameters."""
 
 from __future__ import annotations
 
@@ -31,11 +31,23 @@ Verb = Callable[[list[str]], None]
 MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 _WITHIN_AN_OPTION = re.compile(r"\n {8,}(?=\S)")
 NARROWEST = 40
-"""Columns at least: on fewer the parser wraps its help without an end, and tables lose cells."""
+"""Fewest columns to assume: on fewer, the parser wraps its help endlessly and tables lose cells."""
 
 
 def call(function: Callable[..., None], args: Sequence[str], prog: str) -> None:
-    """Call a function with what the words say of its parameters, once all of it is understood."""
+    """Parse the words of a command, and call a function with what they say.
+
+    Args:
+        function: Its parameters are the options, and its docstring is their help.
+        args: The words after the verb.
+        prog: The name of the command in its help.
+
+    Raises:
+        ConfigError: A config refuses its options.
+        CheckpointError: There is nothing at the path of a model.
+        DataError: There is nothing at the path of images.
+        SystemExit: The parser does not understand the words, or has printed the help.
+    """
     with parsing():
         bound = tyro.cli(_binding(function), args=args, prog=prog, config=MARKS)
     check_places(bound)
@@ -55,7 +67,13 @@ def verb(name: str, function: Callable[..., None]) -> Verb:
 def verb_with_subcommands(
     name: str, commands: Mapping[str, Callable[..., None]], description: str
 ) -> Verb:
-    """A verb whose next word chooses one of several functions."""
+    """A verb whose next word chooses one of several functions.
+
+    Args:
+        name: The verb.
+        commands: The functions by the words that choose them.
+        description: A sentence for the list of verbs and for the verb's own help.
+    """
 
     def run(args: list[str]) -> None:
         check_subcommand(name, commands, args)
@@ -75,7 +93,7 @@ def verb_with_subcommands(
 
 
 def _binding(function: Callable[..., None]) -> Callable[..., functools.partial[None]]:
-    # The parser reads it there, and would keep the ends of lines within the help of an option.
+    # The parser reads the docstring, and would keep line breaks within the help of an option.
     function.__doc__ = _WITHIN_AN_OPTION.sub(" ", inspect.cleandoc(function.__doc__ or ""))
 
     @functools.wraps(function)
@@ -86,17 +104,26 @@ def _binding(function: Callable[..., None]) -> Callable[..., functools.partial[N
 
 
 def check_subcommand(name: str, known: Collection[str], args: Sequence[str]) -> None:
-    """Raise ConfigError if the first word is no option and none of the known."""
+    """Check the word after a verb, which is a subcommand or an option.
+
+    Args:
+        name: The verb, for the message.
+        known: Its subcommands.
+        args: The words after the verb.
+
+    Raises:
+        ConfigError: The first word is neither an option nor a known subcommand.
+    """
     if args and not args[0].startswith("-") and args[0] not in known:
         raise ConfigError(f"{name} has no subcommand '{args[0]}'", remedy=nearest(args[0], known))
 
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Let `--size 224` stand for `--size 224 224`, and let out the error of a config that refuses
-    its options, as every other error: the parser prints it in a box of its own, and leaves.
+    """Let `--size 224` stand for `--size 224 224`. If a config refuses its options, raise its error
+    like any other; the parser would print it in a box of its own, and exit.
 
-    Only for parsing: nothing is printed before its end.
+    Only for parsing: what goes to stderr is held back until the end.
     """
     printed = io.StringIO()
     if shutil.get_terminal_size().columns < NARROWEST:
@@ -116,7 +143,7 @@ def parsing() -> Iterator[None]:
 
 
 def _as_written() -> tyro.constructors.ConstructorRegistry:
-    """How options are read that the parser would read otherwise, and how their help is shown."""
+    """Rules for options that the parser would read differently, and for how their help is shown."""
     registry = tyro.constructors.ConstructorRegistry()
     asked: list[tyro.constructors.StructTypeInfo] = []
 
@@ -179,8 +206,8 @@ def value_of(option: str, args: Sequence[str]) -> str:
 
 
 def gathered(option: str, args: Sequence[str]) -> list[str]:
-    """The arguments with an option of several values given once, where it was repeated: the parser
-    would take the last and drop the others."""
+    """The arguments, with all values of a repeated option given at once: the parser would take the
+    last and drop the others."""
     values: list[str] = []
     others: list[str] = []
     into = others

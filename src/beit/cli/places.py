@@ -1,8 +1,8 @@
-"""A path with nothing at it is reported before seconds go into loading what would read it.
+"""Report a path with nothing at it before seconds are spent on loading the code that reads it.
 
-Only what can be nothing but a path of this machine is judged here: addresses, hub ids, patterns and
-names of functions are left to those who read them, and so is a name without a folder, which may be
-that of a released file.
+Only what can be nothing but a path on this machine is checked here. Addresses, hub ids, patterns
+and names of functions are left to the code that reads them, and so is a name without a folder,
+which may be that of a released file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from beit.atomic_io import from_home
 from beit.errors import no_images_at, no_model_at
 
 PARAMETERS = ("artifact", "artifacts", "model", "source", "tokenizers")
-"""Those of verbs that name models; `serve` takes NAME=MODEL."""
+"""Parameters of verbs that name models; `serve` takes NAME=MODEL."""
 OPTIONS = ("artifact", "init", "tokenizer", "data")
-"""Those of configs."""
+"""Options of configs that name models or images."""
 ELSEWHERE = ("timm/",)
 PATTERN = frozenset("{}*?[]:,")
 
@@ -36,7 +36,7 @@ def check_places(bound: partial[None]) -> None:
 
 
 def check_options(values: Mapping[str, object]) -> None:
-    """The same for options by name."""
+    """Do the same for options, given by name."""
     for name, value in values.items():
         (_check_images if name == "data" else _check_models)(*_texts(value))
 
@@ -48,7 +48,7 @@ def _check_models(*places: str) -> None:
 
 
 def _check_images(*places: str) -> None:
-    """Of several, those that are there are answered."""
+    """Raise only if all are missing: verbs process those that are there."""
     if places and not any(_is_there(place, bare=True) for place in places):
         raise no_images_at(places[0])
 
@@ -59,7 +59,7 @@ def _texts(value: object) -> Sequence[str]:
 
 
 def _is_there(place: str, *, bare: bool = False) -> bool:
-    """Whether something is there, or may be as far as can be seen here."""
+    """Whether something is there, or may be there as far as can be told here."""
     if PATTERN.intersection(place) or place.startswith(ELSEWHERE):
         return True
     if not bare and "/" not in place:

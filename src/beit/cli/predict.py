@@ -43,7 +43,7 @@ def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PRED
             )
         written = write(open_job(artifact, images, config))
         print_lines(*written.lines)
-        if config.own_part().total == 1:  # else torchrun would end those that are still at work
+        if config.own_part().total == 1:  # else torchrun would end the processes still at work
             files.must_be_readable(written.unreadable)
         return
     form = cast(Literal["table", "json", "csv"], config.format or "table")
@@ -72,7 +72,7 @@ def embed(artifact: Artifact, images: Paths = (), config: EmbedConfig = EMBED) -
 
 
 def write(job: Job) -> Written:
-    """The folder of a job, by the engine of its config."""
+    """Write the folder of a job, with the engine that its config names."""
     if job.config.engine == "ray":
         from beit.ray import write_folder as write_by_ray
 

@@ -46,7 +46,7 @@ def report(runs: Paths, out: str = "comparison.html", image: str = "", plots: st
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """What is common to all sheets."""
+    """Options that every sheet takes."""
 
     artifact: Artifact = tyro.MISSING
     """A run, an artifact or a released model."""
@@ -88,6 +88,7 @@ def neighbours(
     """Show images, each with those that are most similar to the model.
 
     Args:
+        sheet: Options that every sheet takes.
         block: Block whose patch vectors are compared, counted from 0; the last one by default.
         queries: Number of rows.
         neighbours: Neighbours per row.
@@ -102,6 +103,7 @@ def components(
     """Show the first three principal components of the patch vectors as colours.
 
     Args:
+        sheet: Options that every sheet takes.
         block: Block whose patch vectors are used, counted from 0; the last one by default.
     """
     sheet.write("components", block=block)
@@ -115,6 +117,7 @@ def attention(
     """Show where each attention head of a block looks.
 
     Args:
+        sheet: Options that every sheet takes.
         block: Block, counted from 0; the last one by default.
         query: From where: centre, a patch as ROW,COLUMN, or cls, the class token.
     """
@@ -128,6 +131,7 @@ def codebook(
     """Show what each code of a tokenizer looks like, and how often it is used.
 
     Args:
+        sheet: Options that every sheet takes.
         most: At most this many codes, the most frequent first.
     """
     sheet.write("codebook", most=most)

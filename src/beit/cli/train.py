@@ -27,7 +27,7 @@ ELSEWHERE = {
     "image_size": "size", "weights": "init", "checkpoint": "init", "output": "out",
     "output_dir": "out",
 }  # fmt: skip
-"""What options are called in other programs, or by another verb, and what they are called here."""
+"""Names of options in other programs or of another verb, and what they are called here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Training(Generic[Config]):
 
 
 def train(verb: str, args: list[str]) -> None:
-    """Recipe, then the architecture of `--init`, then every option over it; then the run."""
+    """Carry out a run whose config is the recipe, changed by the architecture of `--init`, then by
+    every option."""
     known = RECIPES[verb]
     default = DEFAULT if DEFAULT in known else next(iter(known))
     kind = type(known[default]())
@@ -89,7 +90,7 @@ def train(verb: str, args: list[str]) -> None:
                     remedy=f"use --{here} (see `beit {verb} --help`)",
                 )
         if unknown:
-            parse()  # ends with what is unknown, and what it is like
+            parse()  # exits, naming the unknown options and similar ones
     from beit.tasks import TASKS
     from beit.tasks.folds import run_folds
 
@@ -116,7 +117,8 @@ def _typed(args: list[str]) -> set[str]:
 
 def _parsed_first(args: list[str], known: Mapping[str, object]) -> dict[str, object]:
     """Options that must be known before the rest is parsed: those that others follow, and flags,
-    whose words depend on what they are without them. What is no number is left to the parser."""
+    which are spelt `--x` or `--no-x` depending on their default. A value that is not a number is
+    left to the parser."""
     first: dict[str, object] = {}
     for name, kind in LEADERS.items():
         word = value_of(f"--{name}", args)

@@ -1,4 +1,4 @@
-"""Verbs to functions. Help is answered without importing torch."""
+"""Which function each verb calls. Help is answered without importing torch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _help() -> str:
 
 
 def _check_order(args: Sequence[str]) -> None:
-    """Raise ConfigError for an option of all verbs that comes after the verb."""
+    """Raise ConfigError if an option that belongs before the verb comes after it."""
     for place, word in enumerate(args):
         if word in FOR_ALL:
             option = " ".join(args[place : place + 1 + FOR_ALL[word]])
@@ -86,8 +86,8 @@ def _check_order(args: Sequence[str]) -> None:
 
 
 def _check_folder() -> None:
-    """Raise ResourceError if the folder in which this was started is gone: libraries that cannot
-    find out where they are end the process, with words of their own."""
+    """Raise ResourceError if the current folder is gone: libraries that look it up would end the
+    process with messages of their own."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -100,10 +100,11 @@ LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 
 
 def _without_local_rank(args: list[str]) -> list[str]:
-    """The words of a command without the one that `torch.distributed.launch` puts before them; the
-    environment says the same.
+    """The words of a command without the `--local-rank` that `torch.distributed.launch` puts before
+    them; the environment says the same.
 
-    Raises ConfigError where it does not: then the processes do not know of each other.
+    Raises:
+        ConfigError: The environment does not, so that the processes do not know of each other.
     """
     if not args or not LOCAL_RANK.fullmatch(args[0]):
         return args
@@ -137,11 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 NOT_LOADED = ("failed to map segment", "annot allocate memory")
-"""What the linker says where a library found no memory."""
+"""What the linker says if there is no memory for a library."""
 
 
 def _of_the_system(error: Exception) -> BeitError | None:
-    """What the system refused, or ran out of; None for a fault of the program."""
+    """The error if the system refused something or ran out of it; None for a fault of the
+    program."""
     if isinstance(error, OSError):
         return system_error(error)
     if isinstance(error, ImportError):
@@ -166,8 +168,8 @@ def _refused(error: BeitError) -> int:
 def _first_to_print(message: str) -> bool:
     """Whether no other process of this `torchrun` on this machine has printed the message.
 
-    What every process finds is read once; what one alone finds is never lost. The processes agree
-    through the folder in which `torchrun` keeps the error files of one attempt.
+    A message of every process is printed once; that of a single process is never lost. The
+    processes agree through the folder in which `torchrun` keeps the error files of one attempt.
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
     if not error_file:

@@ -1,4 +1,4 @@
-"""What the `config.json` of an artifact says of its model: one config per kind."""
+"""What the `config.json` of an artifact says about its model: one config per kind of model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class BackboneArchitecture(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedArchitecture(BackboneArchitecture):
-    """A model of pre-training."""
+    """A model that was pre-trained on masked patches, with its prediction head."""
 
     outputs: Outputs
-    """Codes, or values of a patch."""
+    """Number of codes, or of pixel values in a patch."""
     aggregation: AggregationConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingHead(Config):
-    """What a classifier that is trained says of its head."""
+    """What a trained classifier records about its head."""
 
     pooling: Pooling
 
@@ -50,7 +50,7 @@ class ClassifierArchitecture(BackboneArchitecture):
 
     head: PoolingHead
     outputs: Outputs
-    """Classes."""
+    """Number of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,4 +59,4 @@ class SegmenterArchitecture(BackboneArchitecture):
 
     head: SegmentationHeadConfig
     outputs: Outputs
-    """Classes."""
+    """Number of classes."""

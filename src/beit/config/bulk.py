@@ -1,4 +1,4 @@
-"""`beit embed` and `beit predict`: which images a finished model goes over, and how."""
+"""`beit embed` and `beit predict`: which images a finished model processes, and how."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BulkConfig(DataConfig):
-    """Which images, and how they are gone over."""
+    """Which images, and how they are processed."""
 
     data: str = ""
     """Images in any form that training takes (a folder, a label file, shards, hf:NAME, Parquet),
@@ -79,11 +79,11 @@ class BulkConfig(DataConfig):
         )
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
-        """How images are read, once and in their order, by a model that has seen this range."""
+        """How images are read, once and in order. `value_range` is that of the model's training."""
         return LoaderConfig(workers=self.workers, value_range=value_range)
 
     def own_part(self) -> Part:
-        """Which process this is: of `part`, and in it of those that torchrun started."""
+        """Which process this is, counting the parts and, within one, the processes of torchrun."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
         number, total = map(int, self.part.split("/")) if self.part else (1, 1)
@@ -92,7 +92,7 @@ class BulkConfig(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(BulkConfig):
-    """What is written of each image."""
+    """What is written about each image."""
 
     out: str = ""
     """Folder to write, for any number of images; or one file: .npz, .csv or .safetensors."""

@@ -31,7 +31,7 @@ ClassWeights = Literal["none", "balanced", "root"]
 
 
 def check_value_range(value_range: tuple[float, float] | None) -> None:
-    """Raise ConfigError unless it is two finite numbers, the smaller first."""
+    """Raise ConfigError unless the range is None or two finite numbers, the smaller first."""
     require(
         value_range is None
         or (all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]),
@@ -41,7 +41,7 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
 
 
 def check_pattern(option: str, pattern: str) -> None:
-    """Raise ConfigError unless it is a pattern that can be searched for."""
+    """Raise ConfigError, which names the option, unless the pattern is a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -112,22 +112,24 @@ class Fold(NamedTuple):
     number: int
     """Counted from 0."""
     of: int
+    """Number of parts."""
 
 
 class Division(NamedTuple):
-    """How images without parts are divided into those to learn from and those held out. Artifacts
-    state it by these names."""
+    """How data without splits is divided into images to learn from and images held out. Artifacts
+    record it under these names."""
 
     split: float
     """Fraction of each class that is held out."""
     seed: int
-    """Decides which, the same for the same seed."""
+    """Decides which images these are."""
     per_class: int | None = None
-    """Of how many images of each class is learned; None: of all that are left."""
+    """Number of images of each class to learn from; None: all that are not held out."""
     fold: Fold | None = None
     """The part that is held out instead of a fraction."""
     groups: str = ""
-    """Pattern that finds in the name of an image what is held out together or not at all."""
+    """Regular expression that finds an image's group in its name; a group is held out as a whole or
+    not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,40 +230,40 @@ class LabelFileConfig(ReadingConfig):
 
 
 class Reading(NamedTuple):
-    """What settles data that can be read in several ways, passed down from a verb to what opens
-    them."""
+    """Options for reading data that can be read in several ways, passed down from a verb to the
+    code that opens the data."""
 
     folders: FolderConfig = FolderConfig()
     label_file: LabelFileConfig = LabelFileConfig()
 
 
 AS_RECOGNISED = Reading()
-"""Without options."""
+"""No options: the form of the data decides everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """What every verb takes that reads images: how, where the data leave it open."""
+    """Options of every verb that reads images: how, if the data leave it open."""
 
     folders: ClassFolderConfig = field(default_factory=ClassFolderConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     @property
     def reading(self) -> Reading:
-        """The same, as it is passed down."""
+        """The same options in the form in which they are passed down."""
         return Reading(FolderConfig(**vars(self.folders)), self.label_file)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DividedDataConfig(Config):
-    """What every verb takes that divides images as training does."""
+    """Options of every verb that divides images into splits, as training does."""
 
     folders: FolderConfig = field(default_factory=FolderConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     @property
     def reading(self) -> Reading:
-        """The same, as it is passed down."""
+        """The same options in the form in which they are passed down."""
         return Reading(self.folders, self.label_file)
 
 

@@ -56,7 +56,10 @@ class SegmentedConfig(Config):
         self.inference(InferenceConfig(), flip=False)
 
     def inference(self, own: InferenceConfig, *, flip: bool) -> InferenceConfig:
-        """How whole images are read: as the model carries it, but for what is given."""
+        """How whole images are segmented: as the model's `own` config says, unless options differ.
+
+        Without `flip`, a model that averages over mirror images still does so.
+        """
         windowed = self.window is not None or self.stride is not None
         return replace(
             own,
@@ -92,7 +95,7 @@ class EvaluateConfig(Config):
     """Processes that read images; None: as many as the machine can spare."""
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
-        """How images are read, once and in their order, by a model that has seen this range."""
+        """How images are read, once and in order. `value_range` is that of the model's training."""
         return LoaderConfig(workers=self.workers, value_range=value_range)
 
 

@@ -1,5 +1,5 @@
-"""Options that follow others unless they are given themselves: warm-up, average of the weights and
-strong augmentation the steps; statistics and augmentation the channels."""
+"""Options that follow others unless they are given themselves: warm-up, weight averaging and strong
+augmentation follow the steps, pixel statistics and augmentation the channels, and so on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ class Rule(NamedTuple):
     follower: str
     leader: str
     value: Callable[[Any, Any, Any], object]
-    """The follower's value, from the leader's before and now and the follower's before."""
+    """The follower's new value, from the leader's old and new values and the follower's old one."""
     beside: str = ""
-    """Only in configs that have this option, too."""
+    """The rule holds only in configs that have this option, too."""
 
 
 def _shortened(steps: int, now: int, warmup: int) -> int:
-    """The same fraction of a shorter run; a longer one keeps its warm-up, so that it can go on."""
+    """The same fraction of a shorter run; a longer one keeps its warm-up, so that a run can be
+    extended."""
     return warmup * now // steps if 0 < now < steps else warmup
 
 
 def _within(steps: int, now: int, average: float | None) -> float | None:
-    """Over no more than a fifth of a shorter run: else the initial weights would stay in it."""
+    """In a shorter run, average over at most a fifth of it: else the average would still contain
+    the initial weights."""
     if average is None or not 0 < now < steps:
         return average
     return min(average, round(1 - 5 / now, 4)) if now > 5 else None
@@ -42,7 +44,7 @@ def _becomes_short(steps: int, now: int) -> bool:
 
 
 def _off_if_short(steps: int, now: int, strength: float | str) -> float | str:
-    """No such augmentation in a short run."""
+    """Switch an augmentation off in a short run."""
     return type(strength)() if _becomes_short(steps, now) else strength
 
 
@@ -53,19 +55,21 @@ def _larger_if_short(steps: int, now: int, scale: tuple[float, float]) -> tuple[
 
 
 def _lowered(lr: float, now: float, min_lr: float) -> float:
-    """The same fraction of a rate that is lower than it; of one that is none, `lr` is to blame."""
+    """The same fraction of a new rate that is below `min_lr`. A rate that makes no sense is left
+    for `lr` to refuse."""
     return min_lr * now / lr if 0 <= now < min_lr else min_lr
 
 
 def _per_channel(channels: int, now: int, values: tuple[float, ...]) -> tuple[float, ...]:
-    """What all channels have, for so many; else the middle: nothing is known of new channels."""
+    """One value per channel: the value that all channels share, else 0.5, since nothing is known of
+    new channels."""
     if now == channels:
         return values
     return (values[0] if len(set(values)) == 1 else HALF[0],) * now
 
 
 def _for_colours(_channels: int, now: int, policy: object) -> object:
-    """Nothing that is defined for three channels only, where there are others."""
+    """Switch off a policy that is only defined for three channels if there are more or fewer."""
     return policy if now == 3 else type(policy)()
 
 
@@ -92,11 +96,12 @@ LEADERS: dict[str, type[int] | type[float]] = {
 def following(
     before: Mapping[str, object], options: Mapping[str, object]
 ) -> Iterator[tuple[Rule, object]]:
-    """What changes with the options and is not among them.
+    """Each rule by which an option changes that was not given itself, and its new value.
 
     Args:
         before: The values of a config, by name.
-        options: Values to replace some of them; of a wrong type is what the config will refuse.
+        options: Values to replace some of them. Those of a wrong type change nothing here: the
+            config will refuse them.
     """
     for rule in RULES:
         now, was = options.get(rule.leader), before.get(rule.leader)
@@ -111,8 +116,8 @@ def following(
 
 
 def followed(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
-    """What follows in a config from other options than in its recipe, in words, a line for each of
-    those options."""
+    """In words, a line for each option that differs from a recipe (`before`) and thereby changed
+    others in a config (`now`)."""
     leaders = {name: now[name] for name in LEADERS if name in now}
     changed: dict[str, list[str]] = {}
     for rule, value in following(before, leaders):

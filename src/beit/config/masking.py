@@ -33,7 +33,7 @@ class MaskingConfig(Config, abc.ABC):
 
     @abc.abstractmethod
     def count(self, grid: tuple[int, int]) -> int:
-        """Number of hidden patches M on this grid; of the published sampler the most it can be."""
+        """Number of hidden patches M on this grid; for the published sampler, the maximum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class RatioMasking(MaskingConfig):
     """Fraction of the patches to hide; the published value is 75 of 196."""
 
     def count(self, grid: tuple[int, int]) -> int:
-        """At least one, unless the ratio is 0."""
+        """At least one, unless the ratio is 0. Raises ConfigError if the ratio rounds to none."""
         patches = grid[0] * grid[1]
         if self.mask_ratio == 0:
             return 0
@@ -109,11 +109,11 @@ class PretrainObjectiveConfig(Config):
 
     @property
     def shows_hidden(self) -> bool:
-        """Whether the backbone is given a mask token in the place of each hidden patch."""
+        """Whether the backbone sees a mask token in the place of each hidden patch."""
         return True
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
-        """Raise ConfigError unless it can be trained with this backbone and these masks."""
+        """Raise ConfigError unless this can be trained with the backbone and the masks."""
         require(
             not (isinstance(masking, RatioMasking) and masking.mask_ratio == 0),
             "mask_ratio is 0, and only masked positions are to be predicted",
@@ -139,7 +139,7 @@ class MaskedConfig(PretrainObjectiveConfig):
         )
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
-        """Raise ConfigError unless it can be trained with this backbone and these masks."""
+        """Raise ConfigError unless this can be trained with the backbone and the masks."""
         if self.predict == "masked":
             super().check_fits(model, masking)
 
@@ -174,7 +174,7 @@ class ContrastiveConfig(MaskedConfig):
         require(self.kept > 0, "kept is 0, and the second view is to be seen", "use up to 1")
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
-        """Raise ConfigError unless it can be trained with this backbone and these masks."""
+        """Raise ConfigError unless this can be trained with the backbone and the masks."""
         super().check_fits(model, masking)
         require(
             self.kept == 1 or (model.absolute_position and model.relative_position == "none"),
@@ -215,11 +215,11 @@ class VisibleConfig(PretrainObjectiveConfig):
 
     @property
     def shows_hidden(self) -> bool:
-        """No: the backbone does not know of them."""
+        """No: only visible patches enter the backbone."""
         return False
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
-        """Raise ConfigError unless it can be trained with this backbone and these masks."""
+        """Raise ConfigError unless this can be trained with the backbone and the masks."""
         super().check_fits(model, masking)
         require(
             model.absolute_position and model.relative_position == "none",

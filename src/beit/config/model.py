@@ -31,7 +31,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Mean = Annotated[float, Range(-1e6, 1e6)]
 Deviation = Annotated[float, Range(1e-6, 1e6)]
-"""Beyond these, float32 knows no difference between black and white, or no number at all."""
+"""Outside of these ranges, float32 cannot tell black from white, or overflows."""
 
 
 class Size(NamedTuple):
@@ -55,8 +55,8 @@ SIZES: dict[str, Size] = {
 
 
 def published_crop(side: int) -> float:
-    """The fraction of an image that unilm evaluates on (`build_transform`): 224/256 below 384
-    pixels, all of it from there on."""
+    """The fraction of the side that unilm's centre crop keeps for evaluation (`build_transform`):
+    224/256 below 384 pixels, all of it from there on."""
     return 0.875 if side < 384 else 1.0
 
 
@@ -139,7 +139,8 @@ class VisionTransformerConfig(Config):
         return self.grid[0] * self.grid[1]
 
     def block(self, index: int | None) -> int:
-        """The index of a block, the last one for None. Raises ConfigError if there is none such."""
+        """The index of a block; None is the last one. Raises ConfigError if there is no such
+        block."""
         if index is None:
             return self.depth - 1
         if not 0 <= index < self.depth:
@@ -152,7 +153,16 @@ class VisionTransformerConfig(Config):
 def sized(
     name: str, *, size: int | tuple[int, int] = 224, patch: int | None = None
 ) -> VisionTransformerConfig:
-    """The backbone of a named size (`SIZES`), for images of `size` pixels."""
+    """The backbone of a named size, with layer scale 0.1 up to 12 blocks and 1e-5 beyond.
+
+    Args:
+        name: A key of `SIZES`, such as base.
+        size: Side of the images in pixels, or height and width.
+        patch: Side of a patch in pixels; None: that of the named size.
+
+    Raises:
+        ConfigError: There is no such size, or the patch does not divide the images.
+    """
     if name not in SIZES:
         raise ConfigError(f"there is no size '{name}'", remedy=nearest(name, SIZES))
     row = SIZES[name]

@@ -1,4 +1,4 @@
-"""Code that this package does not have, chosen by name as `module:attribute`."""
+"""Code from outside of this package, chosen by name as `module:attribute`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ def names_outside(name: str) -> bool:
 
 
 def import_outside(module: str) -> None:
-    """Import a module that a user named, so that files may speak of what it defines.
+    """Import a module that a user named, so that files may refer to what it defines.
 
-    Raises ConfigError if it cannot be found, or fails.
+    Raises:
+        ConfigError: The module cannot be found, or fails.
     """
     _import(module, f"the module '{module}' cannot be imported")
     _imported.append(module)
 
 
 def imported_outside() -> tuple[str, ...]:
-    """The modules that the user named so far, for a process that is to know them, too."""
+    """The modules that the user named so far, for another process that needs them, too."""
     return tuple(_imported)
 
 
 def check_loaded(name: str, what: str) -> None:
-    """Raise ConfigError if the module of `module:attribute`, which a file names, was not imported:
-    no file may have it imported."""
+    """Raise ConfigError if a file names `module:attribute` and the module was not imported: no file
+    may cause an import. `what` says what was looked for."""
     module = name.partition(":")[0]
     if module not in sys.modules:
         raise ConfigError(
@@ -47,10 +48,16 @@ def check_loaded(name: str, what: str) -> None:
 
 
 def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
-    """What `module:attribute` names. A module is imported only for what a user typed; a name out of
-    a file is to be found in what was imported already.
+    """What `module:attribute` names.
 
-    Raises ConfigError if it cannot be found; `what` says what was looked for.
+    Args:
+        name: The module and the attribute, joined by a colon.
+        what: What is looked for, for the message, such as recipe.
+        may_import: Import the module. False for a name from a file, which must not cause imports:
+            the module must be imported already.
+
+    Raises:
+        ConfigError: It cannot be found, or the module fails.
     """
     module, _, attribute = name.partition(":")
     if not may_import:
@@ -72,7 +79,7 @@ def _import(module: str, problem: str) -> ModuleType:
         return importlib.import_module(module)
     except BeitError:
         raise
-    except (ImportError, TypeError, ValueError) as error:  # the latter two: it is no module's name
+    except (ImportError, TypeError, ValueError) as error:  # the latter two: not a module's name
         raise ConfigError(
             f"{problem}: {error}",
             remedy=f"leave .py out: {module.removesuffix('.py')}"
@@ -88,7 +95,16 @@ def _import(module: str, problem: str) -> ModuleType:
 
 
 def call_outside(function: Callable[[], Made], name: str, what: str) -> Made:
-    """What a function chosen by name returns. Raises ConfigError that names it if it breaks."""
+    """What a function that was chosen by name returns.
+
+    Args:
+        function: The function.
+        name: Its name as `module:attribute`, for the message.
+        what: What it makes, for the message, such as recipe.
+
+    Raises:
+        ConfigError: The function raised something other than a BeitError.
+    """
     try:
         return function()
     except BeitError:

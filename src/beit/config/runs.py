@@ -160,7 +160,17 @@ class AdaptationConfig(Config):
     def check_fits(
         self, model: VisionTransformerConfig, init: str, training: TrainingConfig
     ) -> None:
-        """Raise ConfigError if there is no such part of the backbone, or nothing worth keeping."""
+        """Check that these options make sense for a run.
+
+        Args:
+            model: The backbone to adapt.
+            init: The model whose weights it starts from; empty: they are random.
+            training: How it is trained; LoRA excludes sharding.
+
+        Raises:
+            ConfigError: The backbone has too few blocks, its weights are random and thus not worth
+                freezing, or LoRA and sharding are combined.
+        """
         require(
             self.freeze_blocks < model.depth,
             f"freeze_blocks is {self.freeze_blocks}, and the backbone has {model.depth} blocks",
@@ -204,11 +214,11 @@ class RunConfig(Config):
 
     @property
     def division(self) -> Division | None:
-        """How it divides images without parts; None: it has no options that say so."""
+        """How data without splits is divided; None: this kind of run has no options for it."""
         return None
 
 
-def check_cache(name: str, views: int, cache: str, kept: str) -> None:
+def _check_cache(name: str, views: int, cache: str, kept: str) -> None:
     """Raise ConfigError unless these views can be kept, and a cache is named only if some are."""
     require(
         views > 0 or not cache,
@@ -249,7 +259,7 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
             f"the teacher {self.teacher} was given, and a {type(self.tokenizer).__name__} has none",
             "leave --teacher out, or use a recipe of VQ-KD",
         )
-        check_cache("teacher", self.teacher_views, self.teacher_cache, "features")
+        _check_cache("teacher", self.teacher_views, self.teacher_cache, "features")
         require(
             self.teacher_views == 0 or isinstance(self.tokenizer, VQKDConfig),
             f"teacher_views is {self.teacher_views}, and a {type(self.tokenizer).__name__} has no "
@@ -310,7 +320,7 @@ class PretrainRunConfig(DividedDataConfig, RunConfig):
             "leave --early-layer out, or use a recipe of masked image modeling",
         )
         self.objective.check_fits(self.model, self.masking)
-        check_cache("token", self.token_views, self.token_cache, "tokens")
+        _check_cache("token", self.token_views, self.token_cache, "tokens")
         require(
             self.token_views == 0 or self.objective.target == "tokens",
             f"token_views is {self.token_views}, and pixels are to be predicted",
@@ -367,7 +377,7 @@ class FinetuneRunConfig(DividedDataConfig, RunConfig):
 
     @property
     def division(self) -> Division:
-        """How images without parts are divided; of folds, one is held out."""
+        """How data without splits is divided; with folds, one fold is held out."""
         fold = None
         if self.folds is not None and self.only_fold is not None:
             fold = Fold(self.only_fold - 1, self.folds)
@@ -375,5 +385,5 @@ class FinetuneRunConfig(DividedDataConfig, RunConfig):
 
     @property
     def crop(self) -> float:
-        """The evaluation crop that is used."""
+        """The evaluation crop, with the default worked out."""
         return self.evaluation_crop or published_crop(min(self.model.size))

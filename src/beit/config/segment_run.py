@@ -24,7 +24,7 @@ from beit.config.validation import (
 from beit.terminal import shown
 
 IGNORE = 255
-"""The label that no loss and no score looks at."""
+"""The label of pixels that no loss and no score counts."""
 Layout = Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 SeveralMasks = Literal["auto", "object", "classes"]
@@ -93,7 +93,7 @@ class MaskConfig(Config):
         )
 
     def over(self, recorded: MaskConfig) -> MaskConfig:
-        """These options and, where they are the defaults, those that a run has recorded."""
+        """These options, with the recorded ones of a run in the place of defaults."""
         given = {
             item.name: getattr(self, item.name)
             for item in fields(self)
@@ -169,9 +169,15 @@ class InferenceConfig(Config):
 def window_and_stride(
     backbone: VisionTransformerConfig, window: Size | None, stride: Size | None
 ) -> tuple[Size, Size]:
-    """The window, the size of the backbone unless given, and the stride, two thirds of it.
+    """The sliding window and its stride in pixels, height before width, with defaults worked out.
 
-    Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
+    Args:
+        backbone: Its patch must divide the window.
+        window: None: the image size of the backbone.
+        stride: None: two thirds of the window.
+
+    Raises:
+        ConfigError: The patch does not divide the window, or the stride leaves gaps.
     """
     window = window or backbone.size
     stride = stride or (max(2 * window[0] // 3, 1), max(2 * window[1] // 3, 1))
@@ -221,5 +227,5 @@ class SegmentRunConfig(RunConfig):
 
     @property
     def division(self) -> Division:
-        """How images without parts are divided."""
+        """How data without splits is divided."""
         return Division(self.split, self.split_seed, self.per_class, groups=self.groups)

@@ -13,7 +13,7 @@ LEVELS = 4  # of the feature pyramid
 
 
 def check_pyramid(grid: tuple[int, int]) -> None:
-    """Raise ConfigError for too few patches to have a level half as fine."""
+    """Raise ConfigError if there are too few patches for a level at half the resolution."""
     require(
         min(grid) >= 2,
         f"an image of {grid[0]} x {grid[1]} patches has no pyramid",
@@ -44,7 +44,8 @@ class SegmentationHeadConfig(Config, abc.ABC):
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The blocks (0 is the first) whose raw outputs the head reads, for a backbone of `depth`.
 
-        Raises ConfigError for a block that the backbone does not have.
+        Raises:
+            ConfigError: The backbone does not have such a block.
         """
         blocks = self._blocks(depth)
         require(
@@ -59,9 +60,10 @@ class SegmentationHeadConfig(Config, abc.ABC):
 
     @abc.abstractmethod
     def normed_cells(self, grid: tuple[int, int]) -> int | None:
-        """Cells of the smallest map that goes through batch norm; None without batch norm.
+        """Cells of the smallest feature map that goes through batch norm; None without batch norm.
 
-        Raises ConfigError for a crop with too few patches for the head.
+        Raises:
+            ConfigError: The crop has too few patches for the head.
         """
 
 

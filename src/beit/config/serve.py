@@ -1,4 +1,4 @@
-"""How `beit serve` listens, and what it grants to whoever asks."""
+"""How `beit serve` listens, and the limits it sets for its clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORIGIN = re.compile(r"https?://[^/\s@]+|null|\*")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether a host can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

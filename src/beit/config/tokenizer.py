@@ -1,4 +1,4 @@
-"""Visual tokenizers: their vocabularies, strides and images."""
+"""Visual tokenizers: their vocabularies, their strides and the images they see."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TokenizerConfig(Config, abc.ABC):
     @property
     @abc.abstractmethod
     def downsampling(self) -> int:
-        """Pixels per token and side."""
+        """Pixels per token along each side."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -140,11 +140,11 @@ class QuantisedConfig(TokenizerConfig):
     @property
     @abc.abstractmethod
     def outputs(self) -> int:
-        """Values that are rebuilt from each token."""
+        """Number of values that are reconstructed from each token."""
 
     @property
     def encoder(self) -> VisionTransformerConfig:
-        """A plain ViT, drawn as for fine-tuning; it sees [0, 1] mapped to [-1, 1]."""
+        """A plain ViT, initialised as for fine-tuning; it sees [0, 1] mapped to [-1, 1]."""
         return VisionTransformerConfig(
             size=self.size,
             patch=self.patch,
@@ -164,7 +164,7 @@ class QuantisedConfig(TokenizerConfig):
 
     @property
     def decoder(self) -> VisionTransformerConfig:
-        """The same over an image that has a code's vector for each pixel."""
+        """The same ViT over an image whose pixels are code vectors."""
         return replace(
             self.encoder,
             size=self.grid,
@@ -216,12 +216,12 @@ class PatchCodebookConfig(TokenizerConfig):
 
     @property
     def codebook_width(self) -> int:
-        """Length of a code's vector: the values compared, and one that never changes."""
+        """Length of a code vector: the values that are compared, and a constant."""
         return 1 + (4 * ORIENTATIONS if self.compared == "gradients" else self.outputs)
 
     @property
     def outputs(self) -> int:
-        """Values of the patch that is painted for a code."""
+        """Number of values in the patch that is painted for a code."""
         return self.patch**2 * self.channels
 
 

@@ -1,4 +1,4 @@
-"""One training: its length, batch, optimizer, precision and rhythm."""
+"""One training: its length, batch, optimizer and precision, and how often it logs and saves."""
 
 from __future__ import annotations
 

@@ -59,13 +59,14 @@ OLD_NAMES = {
     "token_bank": ("token_cache",),
     "teacher_bank": ("teacher_cache",),
 }
-"""Options under the names they had when configs that lie on disk were written; `tap` was two."""
+"""Former names of options, which older configs on disk still have; `tap` meant either of two."""
 DROPPED = {"attention"}
-"""Options that such configs may still have, and that change no result."""
+"""Former options, which such configs may still have, and which change no result."""
 
 
 def to_json(config: object) -> Json:
-    """The whole tree as JSON values; every node names its type, a type from outside its module."""
+    """The whole tree as JSON values. Every node names its type; for a type from outside of this
+    package, also its module."""
     assert dataclasses.is_dataclass(config)
     values: Json = {"type": type_name(type(config))}
     for item in dataclasses.fields(config):
@@ -75,7 +76,7 @@ def to_json(config: object) -> Json:
 
 
 def type_name(kind: type) -> str:
-    """How JSON names a type of config: one from outside with its module."""
+    """How JSON names a type of config: one from outside of this package with its module."""
     known = TYPES.get(kind.__name__) is kind
     return kind.__name__ if known else f"{kind.__module__}:{kind.__qualname__}"
 
@@ -88,8 +89,8 @@ def _descendants(kind: type[Any]) -> Iterator[type[Any]]:
 
 
 def _find_type(name: str, expected: type[Config]) -> type[Any]:
-    """The config type of this name, of this package or of a module that was imported already: what
-    a file says is never a reason to import anything."""
+    """The config type of this name, from this package or from a module that was imported already:
+    what a file says is never a reason to import anything."""
     kinds = (expected, *_descendants(expected))
     outside = {type_name(kind): kind for kind in kinds if ":" in type_name(kind)}
     kind = TYPES.get(name) or outside.get(name)
@@ -113,7 +114,8 @@ def from_json(values: object, expected: type[Config]) -> Config:
 
     The type may be left out where the expected one has no alternatives.
 
-    Raises ConfigError for what is no such config.
+    Raises:
+        ConfigError: The values are not such a config.
     """
     if not isinstance(values, dict):
         raise ConfigError(
@@ -180,7 +182,9 @@ def override(config: Config, options: Mapping[str, object]) -> Config:
 
     A node is replaced whole when the value is itself a config: `masking=UniformMasking()`.
 
-    Raises ConfigError for a name that does not exist, with the nearest one that does.
+    Raises:
+        ConfigError: A name does not exist (the message gives the nearest one that does), or a value
+            breaks a rule of the config.
     """
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
     branches = [

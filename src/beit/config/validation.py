@@ -1,4 +1,4 @@
-"""How a config is checked: every value against the annotation of its field, ranges among them.
+"""How a config is checked: every value against the annotation of its field, ranges included.
 
 An annotation is the whole declaration of a field: its type, the members of a Literal, the length of
 a tuple and, with the types named here, its range. What no single field can say stands in the
@@ -20,7 +20,7 @@ from beit.errors import ConfigError, nearest
 from beit.terminal import shown
 
 LARGEST_INT = 2**63 - 1
-"""What a tensor of int64 and every JSON reader holds."""
+"""The largest integer that a tensor of int64 and every JSON reader can hold."""
 
 
 class Range(NamedTuple):
@@ -53,7 +53,7 @@ class Entries(NamedTuple):
 
 
 class NotFinite:
-    """Marks a float that may be infinite or no number, as what was measured may be."""
+    """Marks a float that may be infinite or NaN, as a measured value may be."""
 
 
 Measured = Annotated[float, NotFinite()]
@@ -83,7 +83,7 @@ TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
 
 
 def seconds_of(text: str) -> float:
-    """The seconds of a time such as 90s, 15m, 1h or 1h30m. Raises ConfigError for another text."""
+    """The seconds of a time such as 90s, 15m, 1h or 1h30m. Raises ConfigError for other text."""
     found = TIME.findall(text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in found)
     require(
@@ -102,7 +102,7 @@ class Config:
     by a constructor, `dataclasses.replace`, an option by name or JSON."""
 
     def __post_init__(self) -> None:
-        """Bring every value to its annotated type; raises ConfigError for one that breaks it."""
+        """Bring every value to its annotated type. Raises ConfigError for one that breaks it."""
         for name, hint in field_types(type(self)).items():
             value = getattr(self, name)
             right = checked(name, value, hint)
@@ -124,10 +124,15 @@ def field_types(kind: type[Any]) -> dict[str, Any]:
 
 
 def checked(name: str, value: object, hint: Any) -> object:
-    """The value as an annotation has it: lists become tuples, whole numbers become floats.
+    """The value as an annotation requires it: lists become tuples, whole numbers become floats.
 
-    Raises ConfigError, which calls the value by `name`, for one of another type or length, out of
-    range, or not finite.
+    Args:
+        name: What the message calls the value.
+        value: The value to check.
+        hint: The annotation, with the ranges of `Annotated`.
+
+    Raises:
+        ConfigError: The value is of another type or length, out of range, or not finite.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -192,8 +197,8 @@ def _checked_tuple(
 
 
 def _as(kind: type[Any], value: object) -> Any:
-    """The value as this type; None if it is none, and no number of another kind of array stands for
-    it. A path is the text of it."""
+    """The value as this type; None if it cannot be. Numbers of other libraries, such as NumPy's,
+    become Python's, and a path becomes its text."""
     if isinstance(value, bool):
         return value if kind is bool else None
     if type(value) is kind:
@@ -230,13 +235,31 @@ def _check_range(name: str, value: object, limits: Range) -> None:
 
 
 def require(holds: bool, problem: str, remedy: str) -> None:
-    """Raise ConfigError with the problem and its remedy unless the rule holds."""
+    """Check a rule.
+
+    Args:
+        holds: Whether the rule holds.
+        problem: What was given and which rule it breaks, for the message.
+        remedy: What the user can do, for the message.
+
+    Raises:
+        ConfigError: The rule does not hold.
+    """
     if not holds:
         raise ConfigError(problem, remedy=remedy)
 
 
 def check_multiple(name: str, sides: tuple[int, ...], of: int) -> None:
-    """Each side in pixels must be a positive multiple of the patch or stride."""
+    """Check that each side is a positive multiple of a number, such as the patch or the stride.
+
+    Args:
+        name: What the message calls the sides.
+        sides: In pixels.
+        of: The number, in pixels.
+
+    Raises:
+        ConfigError: One of the sides is not.
+    """
     for side in sides:
         below = max(side // of, 1) * of
         require(

@@ -1,8 +1,8 @@
 """One file per task, and one function per verb that trains or measures.
 
-Each takes a recipe (a name, `module:function`, or a config) and options that change it by name, the
-same names as on the command line. Everything that can be wrong is checked before the run's folder
-is made. A task of one's own is a `Task` in any module, made known by `register`.
+Each function takes a recipe (a name, `module:function`, or a config) and options that change it by
+name, the same names as on the command line. Everything that can be wrong is checked before the
+run's folder is made. Your own task is a `Task` in any module, made known by `register`.
 """
 
 from beit.tasks.execution import Run, run

@@ -1,4 +1,4 @@
-"""Before several processes train together: would they train the same?"""
+"""Check, before several processes train together, that all would train the same thing."""
 
 from __future__ import annotations
 
@@ -41,8 +41,19 @@ class Start(NamedTuple):
 def check_agreement(
     processes: Processes, config: RunConfig, objective: AnyObjective, images: str, *, resume: bool
 ) -> None:
-    """Raise ConfigError in every process if one is about to train something else than the first,
-    and ResourceError if one has ended. Nothing is written before this.
+    """Check that every process is about to train the same thing. Nothing is written before this.
+
+    Args:
+        processes: The processes that will train together; one alone agrees with itself.
+        config: What this process would train.
+        objective: Its model with initial weights, and the tokenizer or teacher it uses.
+        images: Fingerprint of this process's list of images.
+        resume: Whether this process resumes a run.
+
+    Raises:
+        ConfigError: One process would train something other than process 0. Every process raises
+            this.
+        ResourceError: One process has ended.
     """
     import beit
 
@@ -71,7 +82,7 @@ def check_agreement(
 
 
 def _differences(first: Start, other: Start) -> Iterator[tuple[str, str]]:
-    """Kinds of difference, and what differs."""
+    """Each kind of difference, a key of `REMEDIES`, with a description of what differs."""
     options = {
         name: values
         for name, values in differences(first.config, other.config).items()

@@ -1,7 +1,7 @@
-"""`--time`: a plan of what to train in so much time on this machine and these images.
+"""`--time`: plan what to train in a given time on this machine and these images.
 
-A plan is a set of options; those that were given win over it. The run records what was chosen, and
-goes on with that: nothing is planned twice.
+A plan is a set of options; those that the user gave take precedence. The run records what was
+chosen, and a resumed run keeps it: nothing is planned twice.
 """
 
 from __future__ import annotations
@@ -48,32 +48,36 @@ from beit.training.distributed import Processes, start_processes
 
 Config = TypeVar("Config", bound=RunConfig)
 CALIBRATION = 0.03
-"""Fraction of the time for measuring, at least `LEAST` and at most `MOST` seconds."""
+"""Fraction of the time spent on measuring, but at least `LEAST` and at most `MOST` seconds."""
 LEAST, MOST = 4.0, 60.0
 TOKENIZER_FRACTION = 0.25
-"""Fraction of the time that a tokenizer may take; else k-means is trained, in seconds."""
+"""Fraction of the time that training the tokenizer may take; if it would take more, k-means is used
+instead, which takes seconds."""
 TOO_FEW = 100
 """Steps below which next to nothing is learned."""
 FEWEST_STEPS, SMALLEST_BATCH = 400, 16
-"""A batch is halved, and with it the learning rate, down to this, until there are so many steps."""
+"""The batch, and the learning rate with it, is halved until this many steps fit, or until the batch
+is no larger than this."""
 HEADERS = 100
+"""Images whose headers are read to find out how large the images are."""
 
 
 @dataclass(frozen=True)
 class Plan(Generic[Config]):
-    """What was chosen, and why."""
+    """What was chosen, and the lines that explain why."""
 
     config: Config
     lines: tuple[str, ...]
     measured: Measured
     deadline: float
-    """Until when it may take, by `time.monotonic`."""
+    """When the time is up, on the clock of `time.monotonic`."""
     given: frozenset[str]
+    """Names of the options that the user gave."""
     verb: str
 
     def of_what_is_left(self, config: Config) -> Config:
-        """The config with as many steps as fit into the time that is left: the tokenizer, if one
-        was trained, took what it took."""
+        """The config with as many steps as fit into the time that is left now, after the tokenizer,
+        if any, was trained."""
         left = self.measured._replace(tokenizer=0.0)
         return _of_length(config, left, self.deadline - time.monotonic(), self.given, self.verb)
 
@@ -81,18 +85,17 @@ class Plan(Generic[Config]):
 def make_plan(
     task: Task[Config], config: Config, given: Mapping[str, object], named: bool, inputs: Inputs
 ) -> Plan[Config]:
-    """What to train in `config.time`.
+    """Plan what to train in `config.time`.
 
     Args:
-        task: Whose run it is.
-        config: The recipe with the options that were given.
-        given: Those options.
-        named: Whether a recipe other than the default one was named, which then decides all but
-            the length.
-        inputs: What was opened already.
+        task: The kind of run; it prepares the runs whose steps are measured.
+        config: The recipe's config with the user's options applied.
+        given: The user's options by name, which the plan does not change.
+        named: Whether the user named a recipe other than the default; its model is then kept.
+        inputs: Artifacts and images that were opened for this run already.
 
     Raises:
-        ConfigError: Several processes are to train.
+        ConfigError: Several processes are to train, or the run keeps its views on disk.
     """
     began, seconds = time.monotonic(), seconds_of(config.time)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -131,7 +134,7 @@ def _chosen(
     inputs: Inputs,
     allowance: float,
 ) -> tuple[Budget, Config, Measured]:
-    """The largest row of the table that sees enough images in the time."""
+    """The largest row of `BUDGETS` that sees enough images in the time, its config and its cost."""
     rows = [row for row in BUDGETS if row.device == _kind(processes)]
     best: tuple[Budget, Config, Measured] | None = None
     shortest = 0
@@ -155,7 +158,7 @@ def _chosen(
 def _options(
     row: Budget, shortest: int, config: RunConfig, given: Mapping[str, object]
 ) -> dict[str, object]:
-    """What a row sets of a config, but for what was given."""
+    """The options of a config that a row sets, without those that the user gave."""
     size, patch = fitting_size(row, shortest)
     if "size" in given or "patch" in given:
         known = by_name(config)
@@ -175,21 +178,22 @@ def _options(
 
 
 def _kind(processes: Processes) -> Literal["cpu", "cuda"]:
-    """Of a device, as the table of budgets has it, where every GPU counts as one of CUDA."""
+    """The kind of device in the terms of `BUDGETS`, where every GPU counts as `cuda`."""
     return "cpu" if processes.device.type == "cpu" else "cuda"
 
 
 def _with_labels(
     config: Config, device: str, given: Mapping[str, object], inputs: Inputs
 ) -> Config:
-    """The config with the batch, the rate and the head that its backbone takes with labels."""
+    """The config with the batch, learning rate and head that suit training its backbone on
+    labels."""
     if isinstance(config, PretrainRunConfig | TokenizerRunConfig):
         return config
     if isinstance(config, SegmentRunConfig) and device == "cpu":
         known = {field.name for field in fields(config.head)}
         head = config.head if known & given.keys() else _small_head(config.init, inputs)
         config = replace(config, head=head)
-    width = by_name(config).get("width")  # which a task of one's own may call otherwise
+    width = by_name(config).get("width")  # a task from elsewhere may name it differently
     rates = [
         rate for widest, rate in LABELLED_LR.items() if isinstance(width, int) and width <= widest
     ]
@@ -199,14 +203,14 @@ def _with_labels(
 
 
 def _small_head(init: str, inputs: Inputs) -> SegmentationHeadConfig:
-    """That of the segmenter that training goes on from; else a linear one, which in a short run
+    """The head of the segmenter `init`, if it is one; otherwise a linear head, which in a short run
     segments much better than UperNet, and costs less (docs/notes/small-budgets.md)."""
     model = inputs.artifact(init).model if init else None
     return model.config if isinstance(model, Segmenter) else LinearHeadConfig()
 
 
 def _operations(row: Budget) -> float:
-    """What a view costs, relatively."""
+    """The relative cost of one view with a row's backbone."""
     places = (row.size // row.patch) ** 2
     return places * row.depth * (12 * row.width**2 + 2 * places * row.width)
 
@@ -216,7 +220,7 @@ def _views(config: RunConfig, measured: Measured, seconds: float) -> float:
 
 
 def _source(task: Task[Config], config: Config, inputs: Inputs) -> ImageSource:
-    """The images of a run, which its tokenizer need not be there for."""
+    """The images of a run, whose tokenizer need not exist yet."""
     reading = getattr(config, "reading", None)
     if reading is not None:
         return inputs.data(config.data, reading).training()
@@ -224,7 +228,7 @@ def _source(task: Task[Config], config: Config, inputs: Inputs) -> ImageSource:
 
 
 def _shortest(source: ImageSource) -> int:
-    """The median of the shorter sides of some images, in pixels."""
+    """The median of the shorter sides of up to `HEADERS` images, in pixels."""
     sides = []
     few = evenly(source, HEADERS)
     for index in range(len(few)):
@@ -239,7 +243,8 @@ def _shortest(source: ImageSource) -> int:
 def _smaller_batches(
     config: Config, measured: Measured, seconds: float, given: Mapping[str, object]
 ) -> tuple[Config, Measured]:
-    """Halve the batch, and the learning rate with it, while there are few steps or images."""
+    """Halve the batch, and the learning rate with it, while too few steps fit or the batch exceeds
+    the number of images."""
     batch, lr, step = config.training.batch, config.training.lr, measured.step
     if "batch" in given:
         return config, measured
@@ -255,7 +260,7 @@ def _smaller_batches(
 def _of_length(
     config: Config, measured: Measured, seconds: float, given: frozenset[str], verb: str
 ) -> Config:
-    """The config with the steps that fit, and a few evaluations among them."""
+    """The config with as many steps as fit into `seconds`, and a few evaluations among them."""
     steps = min(measured.steps(seconds), most_steps(verb, measured.images, config.training.batch))
     every = math.ceil(steps / measured.evaluations(seconds))
     options = {"steps": steps, "evaluate_every": every, "save_every": max(min(500, every), 1)}
@@ -266,7 +271,13 @@ def _of_length(
 
 
 def most_steps(verb: str, images: int, batch: int) -> int:
-    """Steps beyond which more time brings little."""
+    """Steps beyond which more time brings little.
+
+    Args:
+        verb: Decides which of `LIMITS` apply: by default 1,000 epochs or 2,000 steps.
+        images: Number of training images, to count epochs.
+        batch: Images per step.
+    """
     epochs, least = LIMITS.get(verb, (1_000, 2_000))
     return max(epochs * images // batch, least)
 
@@ -315,7 +326,7 @@ def _lines(
     short = ", as more steps would bring little" if total < 0.8 * left else ""
     if steps < TOO_FEW:
         short = ": too little to learn much from, give it more"
-    if total > seconds:  # steps that were given, or one and what comes before and after it
+    if total > seconds:  # the user gave the steps, or not even one fits
         short = ": that does not fit, give it more, or try when this machine is less busy"
     yield f"  time    about {in_words(total)} of {in_words(seconds)}{short}"
     if row is not None:
@@ -334,4 +345,4 @@ ALTERNATIVES = {
     "finetune": "a released model is the better start: --init beit-base-22k (`beit models`)",
     "segment": "a released model is the better start: --init beit-base-22k (`beit models`)",
 }
-"""What to try before training from nothing."""
+"""What to try before training from scratch."""

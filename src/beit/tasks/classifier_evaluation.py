@@ -1,4 +1,4 @@
-"""How well a classifier answers for labelled images: one class each, or any number of labels."""
+"""How well a classifier does on labelled images, with one class each or any number of labels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ONE_EACH = "every image has one class here: it counts as an image without any ot
 
 
 class _Opened(NamedTuple):
-    """The images to measure on: what they are called, and what to say of them."""
+    """The images to measure on, the place to report for them, and notes about them."""
 
     place: str
     source: ImageSource
@@ -61,18 +61,24 @@ class _Opened(NamedTuple):
 def evaluate_classifier(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> ClassifierEvaluation | MultiLabelEvaluation:
-    """Measure a classifier on labelled images in any form, or those that a label map names.
+    """Measure a classifier on labelled images in any form, or on those that a label map names.
 
     Images are resized bicubically and cropped as the model says (published: 0.875 of the side
-    below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
-    `labels` see `beit.evaluation.label_mapping.find_answers`. Of images without parts those that
-    the model learned from are not measured, unless there is a label map: see
+    below 384 pixels, else all of it), unless `crop` or `size` say otherwise. If the data has no
+    splits, the images that the model learned from are left out, unless there is a label map: see
     `beit.tasks.held_out.unlearned`. For a multi-label model, class folders are read as one image
     per file, however many folders hold it.
 
+    Args:
+        artifact: The classifier; its model is moved to the device of `config`.
+        model: What the user called it; if this is a folder, the run that made the model is looked
+            for there.
+        config: Which images, and how they are read. For the format of `labels` see
+            `beit.evaluation.label_mapping.find_answers`.
+
     Raises:
-        ConfigError: For options of segmenters.
-        DataError: If labels do not fit the model's classes.
+        ConfigError: An option of segmenters was given.
+        DataError: The labels do not fit the model's classes.
     """
     refuse_options(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")
     classifier, details = artifact.model, artifact.details
@@ -91,7 +97,7 @@ def evaluate_classifier(
 
 
 class _Measuring(NamedTuple):
-    """One model on one set of images."""
+    """The measurement of one model on one set of images."""
 
     artifact: Artifact
     model: str
@@ -113,7 +119,7 @@ class _Measuring(NamedTuple):
     def batches(
         self, source: ImageSource, indices: Sequence[int], targets: Tensor
     ) -> Iterator[LabelledBatch]:
-        """Some images of a source, each with its row of `targets`."""
+        """The images of a source at `indices`, in batches, each with its row of `targets`."""
         rows = {source.key(index): index for index in indices}
         if len(rows) < len(indices):
             raise DataError("some images are listed twice", remedy="list every image once")
@@ -133,7 +139,7 @@ class _Measuring(NamedTuple):
             )
 
     def common(self, opened: _Opened, *notes: str) -> dict[str, Any]:
-        """What both kinds of evaluation say."""
+        """The fields that both kinds of evaluation share."""
         skips = self.skips.of_all(self.processes.gather)
         return {
             "model": self.model,
@@ -212,8 +218,8 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
 
 
 def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
-    """The images of a part, or where there are no parts those that the model did not learn from,
-    as far as that is known."""
+    """The images of the requested split; of data without splits, those that the model did not learn
+    from, as far as that is known."""
     details, mapped = artifact.details, bool(config.classified.labels)
     data, notes = _dataset(artifact, config)
     place, source = data.part(config.split, labelled=not mapped)
@@ -233,8 +239,8 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
 
 
 def _dataset(artifact: Artifact, config: EvaluateConfig) -> tuple[Dataset, tuple[str, ...]]:
-    """The data, read as given, or else a label file with the columns that the model was trained
-    with, if the file has them."""
+    """The data, read with the given options, and notes. A label file for which none were given is
+    read with those that the model was trained with, if it has such columns."""
     given = config.classified.reading
     as_given = Dataset(config.data, given)
     known = artifact.details.trained.get("label_file")
@@ -244,14 +250,14 @@ def _dataset(artifact: Artifact, config: EvaluateConfig) -> tuple[Dataset, tuple
         options = from_json(known, LabelFileConfig)
         as_trained = Dataset(config.data, given._replace(label_file=options))
         as_trained.splits()
-    except BeitError:  # another file, or an artifact of another version
+    except BeitError:  # another kind of file, or an artifact of another version
         return as_given, ()
     named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
     return as_trained, (f"the label file is read as the model was trained: {named}",)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
-    """How each image is read: as the model says, but for what the config gives."""
+    """How each image is read: as the model says, unless the config says otherwise."""
     backbone, given = artifact.backbone, config.classified
     assert backbone is not None
     size = given.size or backbone.size
@@ -260,7 +266,7 @@ def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
 
 
 def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:
-    """The labels of every image in the classes of the model, bool [n, C]."""
+    """The labels of every image, in terms of the model's classes, bool [n, C]."""
     found = np.zeros((len(source), len(classes)), np.bool_)
     if labels:
         for index, right in enumerate(find_answers(source, classes, labels).accepted):

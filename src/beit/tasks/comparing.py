@@ -34,12 +34,13 @@ SHOWN = 6
 
 
 class _Images(NamedTuple):
-    """The same images for all: to measure on, and with labels to be looked up by."""
+    """The images that all tokenizers share: to measure on, and labelled ones for nearest
+    neighbours."""
 
     source: ImageSource
     labelled: LabelledSplits | None
     most: int
-    """That are looked at, and of each part that is looked up in."""
+    """Most images that are measured on, and most of each labelled split."""
     device: torch.device
 
 
@@ -52,12 +53,25 @@ def compare_tokenizers(
     device: str = "cpu",
     reading: Reading = AS_RECOGNISED,
 ) -> list[ComparedTokenizer]:
-    """Measure several tokenizers on at most `images` of the images of `data`, spread evenly;
-    with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
-    tokenizers.html to `out`.
+    """Measure several tokenizers on the same images and write tokenizers.json and tokenizers.html.
 
-    Raises ConfigError if a tokenizer or a number makes no sense, RunFolderError if `out` holds
-    something.
+    With labels, they are also measured by the nearest neighbours of token histograms.
+
+    Args:
+        tokenizers: Runs, artifacts or released tokenizers.
+        data: Images, in any form that training takes.
+        out: Folder to write; it must be empty or not exist yet.
+        images: Most images to measure on, spread evenly over the data; with labels, of each split.
+        device: cpu, cuda, mps, or auto: a GPU if there is one.
+        reading: How the data are read, if they leave it open.
+
+    Returns:
+        One result for each tokenizer, in the order given.
+
+    Raises:
+        ConfigError: No tokenizer or no image is left to compare, or a tokenizer makes no sense.
+        DataError: The images cannot be read.
+        RunFolderError: `out` holds something.
     """
     if not tokenizers or images < 1:
         raise ConfigError(
@@ -130,7 +144,8 @@ def _measured(
 
 
 def _looked_up(tokenizer: VisualTokenizer, loader: LoaderConfig, shared: _Images) -> float | None:
-    """Accuracy on validation by the labels of the training images, at most so many of each."""
+    """Accuracy on validation images, each answered by the labels of the training images with the
+    most similar tokens; None without labels."""
     if shared.labelled is None:
         return None
     found = []

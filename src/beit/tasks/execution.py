@@ -1,4 +1,4 @@
-"""Carrying out a run: its config, its folder, training, the artifact, the page."""
+"""Carry out a run: its config, its folder, training, the artifact, the page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """A finished run: its folder, its artifact, and the last evaluation."""
+    """A finished run: its folder, its artifact, its last evaluation, and the step of its best."""
 
     folder: Path
     artifact: Path
@@ -67,18 +67,20 @@ def run(
     """Carry out a run of a task: what every verb that trains does.
 
     Args:
-        task: Whose run it is.
-        recipe: A recipe's name, `module:function`, or a config; None: that of the run that goes on,
-            else the default one.
-        options: Changes of the config by name; `data` and `out` must be there.
-        resume: Go on with the run in `out`; a run that `torchrun` started again does anyhow.
-        quiet: Print nothing.
-        report: Write the page of the run.
-        inputs: What was opened for this run already.
-        keep_data: Keep what was listed of the data: the next run of these `inputs` reads it, too.
+        task: The kind of run.
+        recipe: A recipe's name, `module:function`, or a config; None: the recipe of the run that is
+            resumed, else the default one.
+        options: Changes to the config by name. A new run needs `data` and `out`, here or in
+            `recipe`.
+        resume: Continue the run in `out`; a run that `torchrun` restarted is continued anyway.
+        quiet: Write the log, but print nothing.
+        report: Write report.html at the end.
+        inputs: Artifacts and images that were opened for this run already.
+        keep_data: Keep the listing of the data for the next run that gets these `inputs`.
 
     Raises:
-        BeitError: Whatever can be wrong is found before the folder of the run is made.
+        BeitError: Something is wrong with the options, the data or a model. This is found before
+            the folder of the run is made.
     """
     inputs = inputs or Inputs()
     out = options.get("out") or (recipe.out if isinstance(recipe, RunConfig) else "")
@@ -97,13 +99,13 @@ def run(
             config = with_order(config, recorded.training.order)
     single = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if single:
-        # Of several processes the first may have made the folder: they ask once they have met.
+        # Of several processes the first may have made it already: they check once they have met.
         _check_folder(folder, config, run_options)
     plan = None
     if not resume:
         if config.time:
             named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
-            if not quiet:  # else nothing is said until it is made
+            if not quiet:  # the plan itself is only printed once it is made
                 print_lines(f"planning for {config.time}: steps are tried on this machine first")
             plan = make_plan(task, config, options, named, inputs)
             config = plan.config
@@ -132,7 +134,7 @@ def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions)
 
 
 def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
-    """The images of a run, in its order and its portions."""
+    """The loader of a run, which reads its images in its order, in micro-batches."""
     training = setup.config.training
     source, places = setup.source, setup.places
     return Loader(
@@ -172,16 +174,16 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
 
 
 def _followed(config: RunConfig) -> Iterator[str]:
-    """What is not as in the recipe because another option is not."""
+    """Notes on options that differ from the recipe because they follow one that does."""
     try:
         recipe = find_recipe(task_of(config).verb, config.recipe, type(config))
     except ConfigError:
-        return  # a config of one's own, or of code that is not loaded
+        return  # a config without a recipe, or one whose code is not loaded
     yield from followed(by_name(recipe), by_name(config))
 
 
 def _account_lines(account: Account, before: str) -> Iterator[str]:
-    """The account of the data, or that it is the one given just before."""
+    """The account of the data, or one line if the run `before` has given the same account."""
     if before:
         yield f"data: {account.data}: the same images as for {before}"
     else:
@@ -189,7 +191,7 @@ def _account_lines(account: Account, before: str) -> Iterator[str]:
 
 
 def _origin(setup: Setup[Any], data: str) -> dict[str, object]:
-    """What the artifact says of its training, but for the metrics."""
+    """What the artifact records about its training, except for the metrics."""
     config = setup.config
     origin: dict[str, object] = {
         "recipe": config.recipe,
@@ -198,7 +200,7 @@ def _origin(setup: Setup[Any], data: str) -> dict[str, object]:
         "data": data,
     }
     if isinstance(config, DividedDataConfig) and config.label_file.given:
-        # How other label files of the same form are read; their images lie elsewhere.
+        # To read other label files of the same form, whose images lie elsewhere.
         origin["label_file"] = to_json(replace(config.label_file, image_folder=""))
     if config.division is not None:  # so that what was held out is known from the artifact alone
         origin["division"] = config.division._asdict()
@@ -220,7 +222,7 @@ def _open(
 
 
 def _report(folder: RunFolder, task: AnyTask) -> None:
-    """The page of a run that is done, which is not undone if there is no room for it."""
+    """Write the page of a finished run. If there is no room for it, the run is still a success."""
     try:
         write_page(folder.path, read_run_config(folder.path), task)
     except ResourceError as error:
@@ -240,7 +242,22 @@ def run_training(
     *,
     plan: Sequence[str] = (),
 ) -> Run:
-    """Open the folder, train, publish, report. A plan of the run is kept in its folder."""
+    """Open the folder of a run, train, publish, report.
+
+    Args:
+        task: The kind of run; it decides what the page shows.
+        setup: What is trained, on which images, and how it is measured.
+        processes: The processes that train together; they are closed at the end.
+        run_options: Whether to resume, to print and to write the page.
+        inputs: Knows the account of data that a run just before this one has given.
+        plan: The lines of the `--time` plan, which are kept in the folder; empty without one.
+
+    Raises:
+        ConfigError: An option does not suit this machine or this run, or the processes would not
+            train the same thing.
+        RunFolderError: The folder is taken, or holds no run that can be resumed.
+        BeitError: Training failed, as `beit.training.loop.fit` says.
+    """
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
     if config.training.patience is not None and (evaluation is None or not evaluation.best):
@@ -259,7 +276,7 @@ def run_training(
     expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
     begun = run_options.resume and any(
         folder.checkpoints.glob("*")
-    )  # these replace what was taken over
+    )  # they replace the weights that `init` gave
     origin = _origin(setup, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:

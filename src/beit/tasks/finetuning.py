@@ -55,8 +55,19 @@ def finetune(
 ) -> Run:
     """Train a classifier on labelled images, from the artifact `init` or from scratch.
 
-    Where the images may have several labels each, it answers them independently. With `folds`
-    several are trained: see `beit.tasks.folds.run_folds`.
+    If images may have several labels each, it predicts every label independently. With `folds`, one
+    classifier per fold is trained: see `beit.tasks.folds.run_folds`.
+
+    Args:
+        recipe: A recipe's name, `module:function`, or a config.
+        resume: Continue the run in `out` instead of starting a new one.
+        quiet: Write the log, but print nothing.
+        report: Write report.html at the end.
+        options: Changes to the config by name, such as `data` and `out`.
+
+    Raises:
+        BeitError: Something is wrong with the options, the data or the model `init`. This is found
+            before the folder of the run is made.
     """
     return run_folds(FINETUNE, recipe, options, resume=resume, quiet=quiet, report=report)
 
@@ -67,13 +78,24 @@ class Learning(NamedTuple):
     objective: AnyObjective
     evaluation: Evaluation
     decide: Callable[[Details, nn.Module], Details] = lambda details, _model: details
-    """The details with what the evaluation of the model decides."""
+    """Adds to the details what evaluating the model decides."""
 
 
 def prepare(
     config: FinetuneRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[FinetuneRunConfig]:
-    """The classifier and all that its training needs."""
+    """The classifier and all that its training needs.
+
+    Args:
+        config: The run; of several folds, it names one.
+        processes: The processes that will train together; they decide the device.
+        inputs: Opens the model `init`.
+
+    Raises:
+        ConfigError: An option does not fit, or no fold is named.
+        DataError: The images or their labels cannot be used.
+        CheckpointError: The model `init` cannot be used.
+    """
     require(
         config.folds is None or config.only_fold is not None,
         f"folds is {config.folds}, and a run trains one of them",
@@ -157,7 +179,8 @@ def _several_labels(
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
-    """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
+    """How several labels per image are learned. Thresholds are chosen anew at every evaluation; the
+    artifact gets those that were chosen for its weights."""
     counts, images = class_counts(drawn), len(drawn)
     chosen: list[tuple[float, ...]] = []
 
@@ -174,7 +197,7 @@ def _several_labels(
         }
 
     def decide(details: Details, model: nn.Module) -> Details:
-        if not chosen:  # a run that went on after its last evaluation
+        if not chosen:  # the run was resumed after its last evaluation
             measure(model)
         return replace(details, multi_label=True, thresholds=chosen[0])
 
@@ -191,7 +214,7 @@ def _several_labels(
 
 
 def _label_weights(counts: np.ndarray, images: int, balance: BalanceConfig) -> Tensor | None:
-    """The weights of the absence and of the presence of each label, float32 [2, C]."""
+    """Weights for the absence and the presence of each label, float32 [2, C]; None: all are 1."""
     both = [class_weights(np.array([images - n, n]), balance.class_weights) for n in counts]
     weights = [one for one in both if one is not None]
     return torch.from_numpy(np.stack(weights, axis=1)) if weights else None
@@ -210,7 +233,7 @@ def _described(splits: LabelledSplits) -> str:
 
 
 def _without_effect(config: FinetuneRunConfig) -> tuple[str, ...]:
-    """What was set, and changes nothing where each image has one class."""
+    """Notes on options that have no effect because each image has one class."""
     rule = config.thresholds.threshold_by
     return () if rule == "f1" else (f"threshold_by {rule} has no effect: each image has one class",)
 

@@ -1,4 +1,4 @@
-"""What is done with a run or a model by its task: evaluate it, report it, replay a step."""
+"""What can be done with a finished run or model: evaluate it, report on it, replay a step."""
 
 from __future__ import annotations
 
@@ -80,9 +80,10 @@ def evaluate(
 
     Args:
         model: A run, an artifact, or any released file.
-        config: On which images, and how they are read.
-        kind: What the model must be; it tells type checkers what is measured. None: whatever it is.
-        options: Changes of the config by name.
+        config: Which images, and how they are read.
+        kind: What the model must be, which tells type checkers the type of the result; None:
+            anything that can be measured.
+        options: Changes to the config by name.
 
     Raises:
         ConfigError: The model neither classifies nor segments or is of another `kind`, or an option
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def report_run(run: Path) -> Path:
-    """Write RUN/report.html. Raises RunFolderError if there is no run, or it is not understood."""
+    """Write RUN/report.html. Raises RunFolderError if there is no run, or none that can be read."""
     config = read_run_config(run)
     return write_page(run, config, task_of(config))
 
@@ -123,10 +124,12 @@ def report_comparison(runs: Sequence[Path], place: Path) -> Path:
 
 
 def replay_step(file: str) -> Replayed:
-    """Do the step of a record again, from the newest checkpoint before it; the run's folder stays
-    as it is.
+    """Repeat the step of a record, from the newest checkpoint before it. The folder of the run is
+    not changed.
 
-    Raises RunFolderError or CheckpointError if the record is not in a run that can be restored.
+    Raises:
+        RunFolderError: The record is not in the folder of a run.
+        CheckpointError: There is no such record, or the run cannot be restored.
     """
     path = Path(file)
     if not path.is_file():

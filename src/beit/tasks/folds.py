@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold of the images, and what all of them say together."""
+"""Cross-validation: one run for each fold of the images, and a summary of all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REMARK = (
 
 
 class Folded(NamedTuple):
-    """One measure over the folds."""
+    """One metric over the folds: its mean, the ends of a 95 % interval, and its value in each."""
 
     mean: float
     low: float
@@ -67,9 +67,23 @@ def run_folds(
 ) -> Run:
     """Carry out a run or, if `folds` are requested, one for each, in `out`/fold-1 and so on.
 
-    Of several, folds.json and report.html in `out` hold every measure with its mean and interval;
-    the run that is returned has the means for metrics, and the artifact of the first fold. To go on
-    does what is left of the folds. For the arguments see `beit.tasks.execution.run`.
+    With folds, folds.json and report.html in `out` hold every metric with its mean and interval.
+
+    Args:
+        task: The kind of run.
+        recipe: As for `beit.tasks.execution.run`.
+        options: As for `run`; `folds` requests several runs, `only_fold` one of them.
+        resume: Continue the run, or those of the folds that are not finished.
+        quiet: Write the logs, but print nothing.
+        report: Write report.html of each run, and of all folds.
+        inputs: Artifacts and images that were opened already; the folds share them.
+
+    Returns:
+        The run. Of several, one that has the mean metrics, and the artifact of the first fold.
+
+    Raises:
+        RunFolderError: Folds are requested in the folder of a single run.
+        BeitError: As for `run`.
     """
     inputs = inputs or Inputs()
     recorded = _recorded(options) if resume else None
@@ -114,7 +128,7 @@ def run_folds(
 
 
 def fold_folder(out: Path, number: int) -> Path:
-    """Where the run of a fold lies, counted from 1."""
+    """The folder of the run of a fold; folds are counted from 1."""
     return out / f"fold-{number}"
 
 
@@ -124,7 +138,8 @@ def _count(config: RunConfig) -> int:
 
 
 def _recorded(options: Mapping[str, object]) -> RunConfig | None:
-    """The config of the folds that were begun in `out`, so that nothing need be repeated."""
+    """The config of the folds that were begun in `out`, so that no option need be repeated; None if
+    there are none."""
     out = Path(str(options.get("out", "")))
     first = fold_folder(out, 1)
     if RunFolder(out).config.exists() or not RunFolder(first).config.exists():
@@ -134,7 +149,7 @@ def _recorded(options: Mapping[str, object]) -> RunConfig | None:
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Folded]:
-    """Every measure that all folds have, and what always answering one class would score."""
+    """Every metric that all folds have; beside top-1, what always answering one class scores."""
     shared = [name for name in runs[0].metrics if all(name in one.metrics for one in runs)]
     found = {name: Folded.of([one.metrics[name] for one in runs]) for name in shared}
     if "top1" in found:
@@ -143,7 +158,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Folded]:
 
 
 def _most_frequent(folder: Path) -> float:
-    """The fraction of the validation images that is of the most frequent class of training."""
+    """The fraction of validation images whose class is the most frequent one in training."""
     account = account_from_json(RunFolder(folder).account.read_text())
     learned, held_out = account.classes["train"], account.classes["val"]
     most = max(learned, key=lambda name: learned[name])
@@ -166,7 +181,7 @@ def _write(out: Path, found: Mapping[str, Folded], runs: Sequence[Run], *, repor
 
 
 def _learned(found: Mapping[str, Folded]) -> str:
-    """The first measure in words."""
+    """The first metric in words."""
     name, measure = next(iter(found.items()))
     usual = found.get(MOST_FREQUENT)
     beside = f" Always answering the most frequent class gives {usual.mean:.4g}." if usual else ""

@@ -1,4 +1,4 @@
-"""Which of the images to be measured a model has learned from, as far as that is known."""
+"""Which of the images for an evaluation the model has learned from, as far as that is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beit.training.run_folder import RunFolder, read_run_config
 
 NOTE = "measured on the images that the run held out for validation; it was trained on the others"
 MEASURED = "measured"
-"""What the part of undivided data is called that a model did not learn from."""
+"""What the account calls the images that are measured on, if the data has no splits."""
 UNKNOWN = (
     "these may include images that the model was trained on: only the run that made it knows "
     "their names, and that run is not here"
@@ -27,14 +27,15 @@ UNKNOWN = (
 
 
 class Unlearned(NamedTuple):
-    """The images to measure on, and what to say of them; may be empty."""
+    """The images to measure on, and a note about them, which may be empty."""
 
     source: ImageSource
     note: str
 
 
 Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
-"""Data to the part for training and the part for validation. Errors: DataError, ConfigError."""
+"""Divides the data into images for training and for validation. Raises DataError or ConfigError if
+they cannot be divided so."""
 
 
 class _Run(NamedTuple):
@@ -51,14 +52,20 @@ def unlearned(
     split: str,
     divide: Divide,
 ) -> Unlearned:
-    """Of images without parts those that a model did not learn from, where that is known.
+    """The images that a model did not learn from, of data without splits, where that is known.
 
-    `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
-    artifact says of its training. The images of its training are recognised, wherever they lie,
-    by their fingerprint once they are divided as they were then: the fraction held out is left. If
-    they have changed since, those whose names the run learned from are left out, where it is the
-    same place; of other places only a note says that names are the same. Where another part than
-    the one for validation was requested, all are measured.
+    The training data are recognised, wherever they lie, by the fingerprint of the images learned
+    from, once they are divided as they were for training; the images held out then are measured. If
+    they have changed since, the images whose names the run learned from are left out, provided the
+    place is the same; for another place, a note only says that names are the same.
+
+    Args:
+        model: The folder of a run, of an artifact in it, or any other name of a model.
+        trained: What the artifact records about its training.
+        place: Where the images lie, as the user named it.
+        source: All images of the data.
+        split: The requested split; all images are measured unless it is the one for validation.
+        divide: Divides the same data as a training would.
     """
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
@@ -94,7 +101,7 @@ def unlearned(
 
 
 def trained_on(model: str, place: str) -> RunConfig | None:
-    """The config of the run that made a model, if its data are those at `place`."""
+    """The config of the run that made a model, if it was trained on the data at `place`."""
     run = _run_of(model)
     return run.config if run is not None and _below(_data_of(run), place) == "" else None
 
@@ -112,7 +119,7 @@ def _run_of(model: str) -> _Run | None:
 
 
 def _stated(trained: Mapping[str, Any]) -> Division | None:
-    """The division that an artifact carries; older ones carry none."""
+    """The division that an artifact records; None for older artifacts, which record none."""
     try:
         stated = trained["division"]
         split, seed, per_class = (stated[name] for name in ("split", "seed", "per_class"))
@@ -129,10 +136,10 @@ def _stated(trained: Mapping[str, Any]) -> Division | None:
 
 
 def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSource | None:
-    """The fraction held out, if the rest is what the model learned from."""
+    """The images held out by a division, if the others are those that the model learned from."""
     try:
         train, validation = divide(division)
-    except (DataError, ConfigError):  # so these are others; what is wrong is reported elsewhere
+    except (DataError, ConfigError):  # so the data differ; what is wrong is reported elsewhere
         return None
     return validation if train.fingerprint() == fingerprint else None
 
@@ -142,7 +149,7 @@ def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
 
 
 def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
-    """The part with the account of the whole, which counts only what is in the part."""
+    """The part, with the account of the whole and the counts of the part."""
     part.account = replace(
         whole.account,
         images={MEASURED: len(part)},
@@ -152,8 +159,9 @@ def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
 
 
 def _data_of(run: _Run) -> str:
-    """Where the data of a run lie. A relative path counts from where the run was started, which
-    the end of its own path tells, or else from here."""
+    """Where the data of a run lie. A relative path starts in the folder in which the run was
+    started. If the path of the run ends as its config says, that folder is the rest of the path;
+    otherwise it is taken to be the current one."""
     data, out = run.config.data, Path(run.config.out)
     if _is_address(data):
         return data
@@ -164,8 +172,8 @@ def _data_of(run: _Run) -> str:
 
 
 def _below(data: str, place: str) -> str | None:
-    """What goes before the name of an image at `place` to name it as in `data`; None if `place`
-    is neither `data` nor a folder in it."""
+    """The prefix that turns the name of an image at `place` into its name in `data`; None if
+    `place` is neither `data` nor a folder in it."""
     if _is_address(data) or _is_address(place):
         return "" if data == place else None
     there = Path(place).resolve()

@@ -1,4 +1,4 @@
-"""What a run reads: every artifact is opened once, every folder of images is walked once."""
+"""What a run reads: every artifact is opened once, every folder of images is listed once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beit.weights.warm_start import warm_start
 
 
 class Inputs:
-    """The artifacts and images of a run, and of one that is carried out before it."""
+    """The artifacts and images of a run, and of one that precedes it, such as its tokenizer's."""
 
     def __init__(self) -> None:
         self._artifacts: dict[str, Artifact] = {}
@@ -26,13 +26,13 @@ class Inputs:
         self._accounts: dict[str, str] = {}
 
     def artifact(self, reference: str) -> Artifact:
-        """The artifact, which stays open."""
+        """The artifact, which is kept for the next call."""
         if reference not in self._artifacts:
             self._artifacts[reference] = open_artifact(reference)
         return self._artifacts[reference]
 
     def take(self, reference: str) -> Artifact:
-        """The artifact, for the last time: its memory is not held during the run."""
+        """The artifact, which is not kept: its memory is free once the caller is done with it."""
         artifact = self.artifact(reference)
         del self._artifacts[reference]
         return artifact
@@ -48,24 +48,46 @@ class Inputs:
         return artifact.backbone
 
     def take_over(self, model: BackboneModel, details: Details, init: str) -> tuple[str, ...]:
-        """Load what the artifact `init` has for a new model; what was taken and what was not, line
-        by line. Without `init` the model stays as it is, and there is nothing to say."""
+        """Load into a new model what the artifact `init` has for it.
+
+        Args:
+            model: The model to be trained, with its initial weights; changed in place.
+            details: What its own artifact will say, such as its classes.
+            init: The artifact to start from; empty leaves the model as it is.
+
+        Returns:
+            Lines that say what was taken and what was not; none without `init`.
+
+        Raises:
+            CheckpointError: The artifact cannot be opened, or has a backbone of another shape.
+        """
         return tuple(warm_start(model, details, self.take(init)).lines(init)) if init else ()
 
     def data(self, path: str, reading: Reading) -> Dataset:
-        """The data at a path, which are walked through once."""
+        """The data at a path, which are listed once."""
         if (path, reading) not in self._data:
             self._data[path, reading] = Dataset(path, reading)
         return self._data[path, reading]
 
     def close_data(self) -> None:
-        """Let go of what was listed: paths of millions of files are not held during a run."""
+        """Forget the listings: a run need not hold the paths of millions of files."""
         self._data.clear()
 
     def images(
         self, data: str, reading: Reading, channels: int, value_range: ValueRange | None
     ) -> ImageSource:
-        """The images of `data`, of which at least some can be read."""
+        """The training images of `data`, or all of data without splits.
+
+        Args:
+            data: Images in any form.
+            reading: How they are read, if they leave it open.
+            channels: Channels that they are read with.
+            value_range: Values that become black and white in images of more than 8 bits; None:
+                the range that each file states, or that of its type.
+
+        Raises:
+            DataError: There are no images, or none of a few that were tried can be read.
+        """
         key = (data, reading, channels, value_range)
         if key not in self._images:
             source = self.data(data, reading).training()
@@ -74,6 +96,6 @@ class Inputs:
         return self._images[key]
 
     def same_account(self, account: Account, out: str) -> str:
-        """The run before `out` whose account of its data was the same; empty if there is none."""
+        """The earlier run whose account was the same; empty if the run `out` is the first."""
         first = self._accounts.setdefault(account.to_json(), out)
         return "" if first == out else first

@@ -20,7 +20,14 @@ WORST = 20
 def worst_first(
     what: str, columns: Sequence[str], rows: Sequence[tuple[float | None, Sequence[str]]]
 ) -> TextTable:
-    """The classes with the lowest scores and, where there is room, those without a score."""
+    """A table of the classes with the lowest scores and, if there is room, of those without one.
+
+    Args:
+        what: What a row is, such as class or label; the heading of the first column.
+        columns: Headings of the other columns.
+        rows: For each class its score, None if there is none, and its cells, beginning with its
+            name.
+    """
     scored = [(score, cells) for score, cells in rows if score is not None]
     worst = [cells for _, cells in sorted(scored, key=lambda row: row[0])][:WORST]
     shown = "worst first" if len(worst) == len(scored) else f"worst {len(worst)} of {len(scored)}"
@@ -32,31 +39,31 @@ def worst_first(
 
 
 def _percent(score: float | None) -> str:
-    """Of a class: one that no image has was not answered wrongly."""
+    """The score of a class; one that no image has does not count as answered wrongly."""
     return "no images" if score is None else f"{score:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(abc.ABC):
-    """What was measured, and of what: fractions in [0, 1]."""
+    """What was measured, and on which images. Scores are fractions in [0, 1]."""
 
     model: str
     data: str
     account: Account
-    """What was understood of the data, and what was skipped."""
+    """How the data was understood, and what was skipped."""
     images: int
     unreadable: tuple[Unreadable, ...]
     several: tuple[str, ...]
-    """Images that are the first of several in their file."""
+    """Files that hold several images, of which the first was used."""
     notes: tuple[str, ...]
 
     @abc.abstractmethod
     def rows(self) -> dict[str, str]:
-        """The measures by name, below the number of images."""
+        """The rows of the table below the number of images: each measure with its value."""
 
     @abc.abstractmethod
     def class_table(self) -> TextTable:
-        """The classes, the worst first."""
+        """A table of the classes, the worst first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +83,13 @@ class ViewedMeasurement(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class, and for how many of the images it is right."""
+    """One class, and how often it is recognised."""
 
     name: str
     accuracy: float | None
     """None for a class that no image has: it counts in no mean."""
     images: int
+    """Images for which it is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +97,14 @@ class ClassifierEvaluation(ViewedMeasurement):
     """How well a classifier does."""
 
     left_out: int
-    """Images for which the label map calls no class right."""
+    """Images for which the label map names no right class."""
     top1: float
     top5: float
     mean_per_class: float
     negative_log_likelihood: float
     """In nats."""
     calibration_error: float
-    """Expected calibration error of the first answer, 15 bins of equal width."""
+    """Expected calibration error of the most probable class, with 15 bins of equal width."""
     classes: tuple[ClassScore, ...]
 
     def rows(self) -> dict[str, str]:
@@ -123,17 +131,17 @@ class ClassifierEvaluation(ViewedMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScore:
-    """One label; without an image that has it there is nothing to measure."""
+    """One label of a multi-label model; its scores are None if no image has it."""
 
     name: str
     average_precision: float | None
     f1: float | None
-    """At the threshold."""
+    """At `threshold`."""
     threshold: float
     support: int
-    """Images that have it."""
+    """Images that have the label."""
     prevalence: float
-    """The fraction of the images that has it: the average precision of answering at random."""
+    """Fraction of the images that have the label: the average precision of random answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +151,11 @@ class MultiLabelEvaluation(ViewedMeasurement):
     mean_average_precision: float
     """Over the labels that some image has: see `beit.evaluation.metrics.average_precision`."""
     chance_average_precision: float
-    """That of answering at random: the mean prevalence of the same labels."""
+    """The same for random answers: the mean prevalence of these labels."""
     macro_f1: float
-    """Mean F1 of the same labels, at their thresholds."""
+    """Mean F1 of these labels, at their thresholds."""
     micro_f1: float
-    """F1 of all decisions together."""
+    """F1 over all decisions taken together."""
     binary_cross_entropy: float
     """In nats, the mean over images and labels."""
     without_labels: int
@@ -186,15 +194,15 @@ class MultiLabelEvaluation(ViewedMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPixels:
-    """One class of the model; without a pixel in the masks there is nothing to measure."""
+    """One class of a segmenter; its scores are None if no pixel of the masks has it."""
 
     name: str
     iou: float | None
     accuracy: float | None
     pixels: int
-    """In the masks."""
+    """Pixels of the class in the masks."""
     predicted: int
-    """Pixels that were answered with it."""
+    """Pixels for which the class was predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +210,12 @@ class SegmenterEvaluation(Measurement):
     """How well a segmenter does."""
 
     inference: InferenceConfig
-    """How images were read; with window and stride, unless they were read at once."""
+    """How images were segmented; window and stride are set unless each was segmented at once."""
     pixels: int
-    """That were scored."""
+    """Pixels that were scored."""
     ignored_pixels: int
     miou: float
-    """Over the classes that occur in the masks or were predicted: 0 for those only predicted."""
+    """Over the classes that occur in the masks or were predicted; 0 for those only predicted."""
     miou_of_masks: float
     """Over the classes that occur in the masks."""
     mean_accuracy: float
@@ -257,7 +265,17 @@ class SegmenterEvaluation(Measurement):
 
 
 def refuse_options(plain: object, given: object, taker: str, problem: str) -> None:
-    """ConfigError if an option was given that the model does not take."""
+    """Refuse options that the model does not take.
+
+    Args:
+        plain: The config with every option at its default.
+        given: The same config with the user's options.
+        taker: The kind of model that takes these options, for the message.
+        problem: Why this model does not, for the message.
+
+    Raises:
+        ConfigError: An option differs from its default.
+    """
     for name in differences(plain, given):
         option = name.rpartition(".")[2]
         raise ConfigError(
@@ -267,14 +285,14 @@ def refuse_options(plain: object, given: object, taker: str, problem: str) -> No
 
 
 def print_json(found: Measurement) -> None:
-    """Everything, as one JSON object."""
+    """Print everything, as one JSON object."""
     content = asdict(found)
     content["unreadable"] = {image.key: image.reason for image in found.unreadable}
     print(json.dumps(content, indent=1))
 
 
 def print_table(found: Measurement) -> None:
-    """A table for people; of many classes the worst, while JSON has all."""
+    """Print a table for people, which shows the worst of many classes; the JSON has them all."""
     print(printable(f"model: {found.model}"))
     for note in found.notes:
         print(printable(f"note: {note}"))

@@ -1,5 +1,5 @@
-"""The tokenizer that a pre-training trains for itself: on the grid of its patches, and once more,
-differently, where one has collapsed."""
+"""The tokenizer that pre-training trains for itself, on the grid of its patches; if it collapses,
+others are tried."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ from beit.weights.store import find_artifact
 logger = logging.getLogger(__name__)
 
 FEWER = 8
-"""Each further attempt has so many times fewer codes."""
+"""Factor by which the number of codes falls from one attempt to the next."""
 FEWEST = 8
+"""Codes of the last attempt."""
 PATCHES = 64
-"""Codes that are advised to one whose tokenizer collapsed."""
+"""Codes that are recommended to a user whose tokenizer collapsed."""
 
 
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
-    """The tokenizer recipe of a pre-training, with the grid of its backbone: the stride of a
-    discrete VAE is half the patch."""
+    """The config of a pre-training's own tokenizer: its `tokenizer_recipe`, on the grid of its
+    backbone. The stride of a discrete VAE is half the patch.
+
+    Raises:
+        ConfigError: The recipe is for another kind of tokenizer.
+    """
     base = find_recipe("tokenizer", config.tokenizer_recipe, TokenizerRunConfig)
     patch, grid, built = config.model.patch, config.model.grid, base.tokenizer
     if isinstance(built, DiscreteVAEConfig):
@@ -56,11 +61,21 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
 
 
 def own_tokenizer(config: PretrainRunConfig, run_options: RunOptions, inputs: Inputs) -> str:
-    """The place of a tokenizer for this run, trained now unless that was done before.
+    """Train a tokenizer for a run, unless that was done before.
 
-    One that collapses is followed by k-means of patches with ever fewer codes, each in a folder of
-    its own: those codes are patches of these images, and take seconds.
-    Errors: ConfigError if all collapse.
+    If it collapses, k-means of patches is tried with ever fewer codes, each time in a folder of its
+    own: its codes are patches of these very images, and take seconds.
+
+    Args:
+        config: The pre-training run, which names no tokenizer.
+        run_options: `quiet` also applies to training the tokenizer.
+        inputs: Lists the data once for the tokenizer and the run.
+
+    Returns:
+        The folder of the tokenizer's run.
+
+    Raises:
+        ConfigError: All tokenizers collapse.
     """
     failures: list[str] = []
     for planned in _attempts(config):
@@ -98,7 +113,8 @@ def _attempts(config: PretrainRunConfig) -> Iterator[TokenizerRunConfig]:
 def _trained(
     planned: TokenizerRunConfig, run_options: RunOptions, inputs: Inputs
 ) -> Mapping[str, float]:
-    """The last evaluation of a tokenizer that is there, or is trained now, or to its end."""
+    """The last evaluation of a tokenizer, after training it or resuming its training if it is not
+    finished."""
     try:
         find_artifact(planned.out)
     except CheckpointError:
@@ -116,25 +132,25 @@ def _trained(
 
 
 def described(metrics: Mapping[str, float]) -> str:
-    """How a tokenizer uses its codes."""
+    """How many codes a tokenizer uses, and how evenly, in words."""
     used, even = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
     return f"it uses {used:.0f} codes, so unevenly that they say no more than {even:.1f} would"
 
 
 def own_place(config: PretrainRunConfig) -> str:
-    """The folder of the tokenizer that is trained for a run."""
+    """The folder of the tokenizer that a run trains for itself."""
     return f"{config.out.rstrip('/')}-tokenizer"
 
 
 def own_run(config: PretrainRunConfig) -> TokenizerRunConfig | None:
-    """The run that comes first where no tokenizer is named."""
+    """The run that trains the tokenizer first; None if one is named or none is needed."""
     if config.tokenizer or config.objective.target != "tokens":
         return None
     return matching_tokenizer(config, own_place(config))
 
 
 def mending(config: PretrainRunConfig) -> str:
-    """The commands that train a tokenizer which does not collapse, and use it."""
+    """The command that trains a tokenizer by k-means instead, and the option that uses it."""
     height, width = config.model.size
     channels = f" --channels {config.model.channels}" * (config.model.channels != 3)
     place = f"{own_place(config)}-kmeans"
@@ -146,7 +162,13 @@ def mending(config: PretrainRunConfig) -> str:
 
 
 def nearly_collapsed(config: PretrainRunConfig, codes: int, metrics: Mapping[str, float]) -> str:
-    """What to say of a tokenizer with few codes in even use; empty if they are enough."""
+    """A warning about a tokenizer whose codes are used too unevenly; empty if they are not.
+
+    Args:
+        config: The pre-training run that uses the tokenizer.
+        codes: Size of its vocabulary.
+        metrics: The tokenizer's last evaluation.
+    """
     if not metrics.get("nearly_collapsed"):
         return ""
     even = metrics.get("perplexity", math.nan)

@@ -1,4 +1,4 @@
-"""`beit pretrain`: predict hidden patches, with the tokenizer that takes."""
+"""`beit pretrain`: predict hidden patches, with a tokenizer if what is predicted are tokens."""
 
 from __future__ import annotations
 
@@ -63,9 +63,20 @@ def pretrain(
     report: bool = True,
     **options: Unpack[PretrainOptions],
 ) -> Run:
-    """Masked image modeling, or what else the recipe says, on the images of `data`.
+    """Pre-train on the images of `data`: masked image modeling, or another objective of a recipe.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
+
+    Args:
+        recipe: A recipe's name, `module:function`, or a config.
+        resume: Continue the run in `out` instead of starting a new one.
+        quiet: Write the log, but print nothing.
+        report: Write report.html at the end.
+        options: Changes to the config by name, such as `data` and `out`.
+
+    Raises:
+        BeitError: Something is wrong with the options, the data, the tokenizer or the model `init`.
+            This is found before the folder of the run is made.
     """
     return run(PRETRAIN, recipe, options, resume=resume, quiet=quiet, report=report)
 
@@ -79,9 +90,10 @@ def _start_from(
 def _take_up(
     config: PretrainRunConfig, recorded: PretrainRunConfig, inputs: Inputs
 ) -> PretrainRunConfig:
-    """The config of a run that goes on, with the tokenizer it had if none is named.
+    """The config of a resumed run, with the tokenizer it had if none is named.
 
-    Raises CheckpointError if that is not where it was.
+    Raises:
+        CheckpointError: That tokenizer is not where it was.
     """
     another = config.tokenizer not in ("", recorded.tokenizer)
     if another or config.objective.target != "tokens" or not recorded.tokenizer:
@@ -106,16 +118,17 @@ def _complete(
 ) -> PretrainRunConfig:
     """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
     config = _as_its_tokenizer_reads(config, inputs)
-    _images(config, inputs)  # before a tokenizer is trained for hours
+    _images(config, inputs)  # to fail before a tokenizer is trained for hours
     if config.tokenizer or config.objective.target != "tokens":
         return config
     return replace(config, tokenizer=own_tokenizer(config, run_options, inputs))
 
 
 def _as_its_tokenizer_reads(config: PretrainRunConfig, inputs: Inputs) -> PretrainRunConfig:
-    """The config with the value range that the tokenizer has seen, unless one is given.
+    """The config with the value range that the tokenizer was trained with.
 
-    Errors: ConfigError for another one: tokens of differently scaled values mean something else.
+    Raises:
+        ConfigError: Another one is given: tokens of differently scaled values mean something else.
     """
     if not config.tokenizer or names_outside(config.tokenizer):
         return config
@@ -139,7 +152,18 @@ def _images(config: PretrainRunConfig, inputs: Inputs) -> ImageSource:
 def prepare(
     config: PretrainRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[PretrainRunConfig]:
-    """The backbone with what predicts, the tokenizer, and all that their training needs."""
+    """The backbone with its prediction head, the tokenizer, and all that their training needs.
+
+    Args:
+        config: The run; if it predicts tokens, it names a tokenizer that is trained already.
+        processes: The processes that will train together; they decide the device.
+        inputs: Opens the tokenizer, the model `init` and the images.
+
+    Raises:
+        ConfigError: An option does not fit, or the tokenizer has collapsed.
+        DataError: The images cannot be used.
+        CheckpointError: The tokenizer or the model `init` cannot be used.
+    """
     source = _images(config, inputs)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
@@ -150,7 +174,7 @@ def prepare(
     cache = None
     if visual is not None and config.token_views:
         cache = token_cache(config, visual, precision, source)
-    seed_everything(config.training.seed)  # whatever was drawn while the tokenizer was opened
+    seed_everything(config.training.seed)  # opening the tokenizer may have drawn numbers
     objective = _objective(config, outputs, visual, precision, cache)
     details = Details(
         tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
@@ -193,10 +217,13 @@ def _objective(
 
 
 def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> tuple[VisualTokenizer, str]:
-    """The tokenizer of a run, and what there is to say of its codes.
+    """The tokenizer of a run, and a note about the use of its codes, which may be empty.
 
-    Raises ConfigError if it does not fit the backbone, or has collapsed: its tokens would teach
-    next to nothing. One from outside nobody has measured.
+    Nothing is known about the codes of a tokenizer that the user's own code returns.
+
+    Raises:
+        ConfigError: It does not fit the backbone, or has collapsed: its tokens would teach next to
+            nothing.
     """
     outside = names_outside(config.tokenizer)
     artifact = None if outside else inputs.take(config.tokenizer)
@@ -215,9 +242,17 @@ def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> tuple[VisualTo
 def token_cache(
     config: PretrainRunConfig, visual: VisualTokenizer, precision: torch.dtype, source: ImageSource
 ) -> TokenCache:
-    """Where the tokens of this run are kept, apart from those that anything else decided."""
+    """Where the tokens of a run are kept. Runs share them only if everything that decides them is
+    the same.
+
+    Args:
+        config: The run; it says where, how many views there are, and how they are drawn.
+        visual: The tokenizer.
+        precision: Number format in which it encodes.
+        source: The training images.
+    """
     identity = {
-        "drawing": 1,  # raised when the same settings and seed give other views
+        "drawing": 1,  # to be raised when the same settings and seed give other views
         "tokenizer": visual.digest(),
         "config": to_json(visual.config),
         "precision": str(precision),
@@ -248,8 +283,8 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 def _score(
     config: PretrainRunConfig, source: ImageSource, processes: Processes, inputs: Inputs
 ) -> tuple[Evaluation | None, tuple[str, ...]]:
-    """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
-    what to say of it."""
+    """The nearest-neighbour score during training, accuracy with labels and retrieval of views
+    without, and notes about it."""
     if not config.knn_images:
         return None, ()
     splits, notes = _labelled(config, source, inputs)
@@ -264,8 +299,8 @@ def _score(
 def _labelled(
     config: PretrainRunConfig, source: ImageSource, inputs: Inputs
 ) -> tuple[LabelledSplits | None, tuple[str, ...]]:
-    """The images of the score, if there are labels that can be used for it; those of `data` need
-    not be, since nothing is learned from them."""
+    """The labelled images of the score, if there are any, and notes. Labels of `data` that cannot
+    be used are no error, since nothing is learned from them."""
     labelled = config.labelled or (config.data if source.classes else "")
     if not labelled:
         return None, ()

@@ -73,12 +73,21 @@ SEVERAL = (
 def probe(
     artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: Unpack[ProbeOptions]
 ) -> Probes:
-    """Measure every block of an artifact or a released model; writes probe.json and probe.html.
+    """Measure every block of a model on frozen features; write probe.json and probe.html.
 
-    `recipe` is a name or a config, which `options` change by name. Settings are chosen on
-    validation; only what was chosen is measured on test, where there is a test/.
-    Raises ConfigError if the model has no backbone, DataError for images without classes,
-    RunFolderError if `out` holds something already, ResourceError if it cannot be written to.
+    Settings are chosen on validation; only what was chosen is measured on test, if there is a
+    test/.
+
+    Args:
+        artifact: A run, an artifact or a released model.
+        recipe: A recipe's name, `module:function`, or a config.
+        options: Changes to the config by name, such as `data` and `out`.
+
+    Raises:
+        ConfigError: The model has no backbone, or an option is wrong.
+        DataError: The images have no classes, or cannot be read.
+        RunFolderError: `out` holds something already.
+        ResourceError: `out` cannot be written to.
     """
     config = find_recipe("probe", recipe, ProbeConfig) if isinstance(recipe, str) else recipe
     config = override(config, options)
@@ -120,7 +129,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
 
 
 def memory_bound(gigabytes: float | None) -> float:
-    """Bytes that features may take: what was given, or half of what is free."""
+    """Bytes that features may take: the given gigabytes, or half of the free memory."""
     if gigabytes is not None:
         return gigabytes * 1e9
     free = free_memory()
@@ -128,7 +137,7 @@ def memory_bound(gigabytes: float | None) -> float:
 
 
 class _Measuring:
-    """One model on one set of images."""
+    """The measurement of one model on one set of images."""
 
     def __init__(
         self,
@@ -149,7 +158,7 @@ class _Measuring:
         self.bound = memory_bound(config.memory)
         needed = 4 * self._numbers() * sum(map(len, sources.values()))
         self.sampled = min(self.bound / needed, 1.0)
-        """The fraction of the images of which all blocks fit."""
+        """Fraction of the images for which the features of all blocks fit into memory."""
         logger.info(
             "%s images x %d blocks x %d numbers take %.1f GB, of %.1f GB (--memory)",
             f"{sum(map(len, sources.values())):,}", built.depth, built.width, needed / 1e9,
@@ -169,7 +178,7 @@ class _Measuring:
         )
 
     def _numbers(self) -> int:
-        """How many of each image are kept if all blocks are."""
+        """How many numbers are kept of each image if all blocks are kept."""
         built = self.model.backbone.config
         kept = 2 * built.depth * built.width
         if self.config.baselines:
@@ -241,7 +250,7 @@ class _Measuring:
         )
 
     def _stored(self, blocks: set[int]) -> dict[int, dict[str, FeatureTable]]:
-        """The features of all images at some blocks, on the disk that the results go to."""
+        """The features of all images at some blocks, on the same disk as the results."""
         indices, folder = tuple(sorted(blocks)), Path(self.config.out).absolute().parent
         found: dict[int, dict[str, FeatureTable]] = {block: {} for block in indices}
         for part, batches in self.passes.items():
@@ -297,7 +306,7 @@ class _Measuring:
     def _few_baselines(
         self, baselines: dict[str, dict[str, FeatureTable]], chosen: list[Chosen]
     ) -> Iterator[Few]:
-        """Linear probes of the baselines with few labels, at the block that their probe chose."""
+        """Linear probes of the baselines with few labels, at the block that was best for each."""
         for (name, tables), best in zip(baselines.items(), chosen, strict=True):
             yield from few_labels(
                 tables,
@@ -330,7 +339,7 @@ class _Measuring:
             )
 
     def _read_again(self, part: str, block: int) -> PatchStream:
-        """The patches of all images that could be read before, each time read anew."""
+        """The patches of all images that could be read before, computed anew in every pass."""
         source = self.sources[part]
         lost = {found.key for found in self.passes[part].skips.unreadable}
         readable = np.array(
@@ -344,7 +353,7 @@ class _Measuring:
         return PatchStream(backbone, read, readable, block=block, device=device)
 
     def _unreadable(self, tables: dict[str, FeatureTable]) -> dict[str, str]:
-        """The images that could not be read; DataError if they are too many."""
+        """The images that could not be read, with reasons. Raises DataError for too many."""
         passes = self.passes.values()
         lost = {found.key: found.reason for part in passes for found in part.skips.unreadable}
         images = len(lost) + sum(len(table.keys) for table in tables.values())
@@ -362,7 +371,7 @@ class _Measuring:
 def _verdict(
     chosen: list[Chosen], baselines: list[Chosen], tables: dict[str, FeatureTable]
 ) -> Iterator[str]:
-    """What the numbers say of the features, on test or, without one, on validation."""
+    """What the scores say about the features, on test or, if there is none, on validation."""
 
     def score(each: Chosen) -> float:
         return each.validation if each.test is None else each.test

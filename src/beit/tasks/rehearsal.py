@@ -1,5 +1,5 @@
-"""How long a run will take here: a few real steps, on copies, with real images; and what is said of
-it where no time was given."""
+"""How long a run will take here, measured on a few real steps of a copy of the model with real
+images; and what is announced of it if the user gave no time."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from beit.weights.store import save_artifact
 
 Config = TypeVar("Config", bound=RunConfig)
 FIRST = 8
-"""Images of the first step that is measured on a CPU."""
+"""Batch of the first measurement on a CPU."""
 STEPS = 2
-"""Steps that are measured, after one that is not."""
+"""Steps that are measured, after one for warming up."""
 RESERVE = 0.06
 """Fraction of the time for starting, saving and the page."""
 EVALUATIONS, EVALUATING = 4, 0.1
-"""Evaluations of a run; only that at the end where they would take more than this fraction."""
+"""Evaluations of a run, and the fraction of the time that they may take; if they would take more,
+there is only the one at the end."""
 ANNOUNCED = 8.0
-"""Seconds for measuring where no time was given."""
+"""Seconds spent on measuring if the user gave no time."""
 LONG = 2 * 3600.0
-"""Seconds from which on a recipe for a GPU is called that on a CPU."""
+"""Seconds above which a run on a CPU is told that its recipe is for a GPU."""
 
 
 class Measured(NamedTuple):
@@ -48,16 +49,17 @@ class Measured(NamedTuple):
     step: float
     """Seconds per step."""
     evaluation: float
+    """Seconds per evaluation."""
     tokenizer: float
-    """Seconds of training a tokenizer first."""
+    """Seconds for training a tokenizer first; 0 if none is to be trained."""
     images: int
 
     def evaluations(self, seconds: float) -> int:
-        """How many evaluations a run of so many seconds has."""
+        """How many evaluations a run of this length has."""
         return EVALUATIONS if EVALUATIONS * self.evaluation < EVALUATING * seconds else 1
 
     def steps(self, seconds: float) -> int:
-        """How many steps fit, the evaluations beside them."""
+        """How many steps fit into this time beside tokenizer and evaluations, at least 1."""
         beside = self.tokenizer + self.evaluations(seconds) * self.evaluation
         return max(int((seconds * (1 - RESERVE) - beside) / self.step), 1)
 
@@ -65,11 +67,19 @@ class Measured(NamedTuple):
 def rehearse(
     setup: Setup[Any], processes: Processes, *, allowance: float, compiled: bool = False
 ) -> float | None:
-    """Seconds for one step of the run, which itself is left as it is.
+    """Seconds for one step of a run.
 
-    On a CPU batches grow until the allowance, in seconds, is used up, and the line through the last
-    two sizes is extended: a step costs something whatever it holds, which in a small batch is most
-    of it. None where views are kept on disk: to measure them would be to fill them.
+    On a CPU the batch grows until the allowance is used up, and the line through the last two sizes
+    is extended: a step has a fixed cost, which is most of the cost of a small batch.
+
+    Args:
+        setup: The run, which is not changed: copies of its model are trained.
+        processes: The processes that will train together, of which this one is measured.
+        allowance: Seconds that measuring may take on a CPU, unless the smallest batch takes more.
+        compiled: Compile the model if the run does; otherwise it is measured without.
+
+    Returns:
+        The seconds; None if the run keeps its views on disk, as measuring would fill that cache.
     """
     if isinstance(setup.view, CachedViews):
         return None
@@ -87,17 +97,18 @@ def rehearse(
 
 
 def _extended(measured: Sequence[tuple[int, float]], batch: int) -> float:
-    """Seconds for a step of this batch, from those of smaller ones."""
+    """Seconds for a step of `batch` images, extrapolated from the smaller batches measured."""
     (smaller, before), (size, seconds) = (measured[0], *measured)[-2:]
     if smaller == size:
         return seconds * batch / size
-    each = max((seconds - before) / (size - smaller), 0.5 * seconds / size)  # if noise says less
+    each = max((seconds - before) / (size - smaller), 0.5 * seconds / size)  # noise may say less
     return seconds + each * (batch - size)
 
 
 def _step(setup: Setup[Any], processes: Processes, batch: int, *, compiled: bool) -> float:
-    """Seconds per step of so many images. They are read in this process, since others take seconds
-    to start; with others, the slower of reading and computing counts."""
+    """Seconds per step of `batch` images. They are read in this process, since loader processes
+    take seconds to start. If the run has such processes, the slower of reading and computing
+    counts."""
     config = setup.config
     training = replace(
         config.training,
@@ -155,7 +166,7 @@ def evaluation_seconds(setup: Setup[Any], processes: Processes) -> float:
 
 
 def is_trivial(setup: Setup[Any], processes: Processes) -> bool:
-    """Whether a run is so small that it is done before anybody asks: below about ten seconds."""
+    """Whether a run is too short for its length to matter: below about ten seconds."""
     weights = sum(tensor.numel() for tensor in setup.objective.model.parameters())
     model = getattr(setup.config, "model", None) or getattr(setup.config, "tokenizer", None)
     places = model.grid[0] * model.grid[1] if model is not None else 196
@@ -165,7 +176,7 @@ def is_trivial(setup: Setup[Any], processes: Processes) -> bool:
 
 
 def in_words(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h, 9 days."""
+    """A length of time as people say it: 40 s, 12 min, 3.5 h, 9 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -184,8 +195,23 @@ def measure(
     *,
     evaluate: bool = True,
 ) -> Measured:
-    """What a config costs, measured on a few real steps; an untrained tokenizer stands in for the
-    one that is yet to be trained."""
+    """What a config costs here, measured on a few real steps.
+
+    If the run trains a tokenizer first, an untrained one stands in for it.
+
+    Args:
+        task: The kind of run.
+        config: The run, with all of its options.
+        processes: The processes that will train together.
+        inputs: What the run reads, which is opened here and used again by the run itself.
+        allowance: Seconds for measuring the steps on a CPU; a third of this comes on top for a
+            tokenizer.
+        evaluate: Measure an evaluation, too; if not, it counts as 0 seconds.
+
+    Raises:
+        ConfigError: The run keeps its views on disk.
+        BeitError: The run cannot be prepared.
+    """
     first, seconds = task.first(config), 0.0
     with tempfile.TemporaryDirectory() as folder:
         if first is not None:
@@ -212,8 +238,8 @@ def _pace(setup: Setup[Any], processes: Processes, allowance: float) -> float:
 
 
 def forecast(setup: Setup[Any], processes: Processes) -> Iterator[str]:
-    """How long a run will take, if that is long and can be measured at once: on a CPU, where a step
-    may take minutes; on a GPU the first progress line says it soon."""
+    """Say how long a run will take, if that is worth measuring: on a CPU, where a step may take
+    minutes. On a GPU, the first line of progress says so soon enough."""
     if processes.world > 1 or processes.device.type != "cpu" or is_trivial(setup, processes):
         return
     step = rehearse(setup, processes, allowance=ANNOUNCED)
@@ -222,7 +248,17 @@ def forecast(setup: Setup[Any], processes: Processes) -> Iterator[str]:
 
 
 def forecast_with_first(task: Task[Config], config: Config, inputs: Inputs) -> Iterator[str]:
-    """The same of a run that another one precedes, both together, and that it does."""
+    """Announce the run that precedes this one, such as that of its tokenizer, and say how long both
+    will take on a CPU.
+
+    Args:
+        task: The kind of run.
+        config: The run, with all of its options.
+        inputs: What the run reads, which is opened here and used again by the run itself.
+
+    Returns:
+        Lines to print; none if no run precedes this one, or that run is finished.
+    """
     first = task.first(config)
     if first is None or Path(first.out, "model").exists():
         return

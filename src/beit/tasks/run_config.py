@@ -1,5 +1,5 @@
-"""The config of a run: of a recipe, of options, of the model it starts from, or of what it goes on
-with."""
+"""The config of a run, put together from a recipe, options, the model that it starts from, and what
+a resumed run has recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,21 @@ def resolve_config(
     *,
     resume: bool = False,
 ) -> Config:
-    """The recipe's config with the options applied; `init` decides the architecture first."""
+    """The recipe's config with the options applied; `init` decides the architecture first.
+
+    Args:
+        task: The kind of run.
+        recipe: A recipe's name, `module:function`, or a config; None: that of a resumed run, else
+            the default one.
+        options: Changes to the config by name.
+        inputs: Opens the model `init`.
+        resume: Whether the run in `out` is resumed, whose recorded config then comes first.
+
+    Raises:
+        ConfigError: An option or the recipe is wrong, or `data` or `out` is missing.
+        CheckpointError: The model `init` cannot be used, or has another architecture.
+        RunFolderError: The run to resume has recorded nothing.
+    """
     config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
     if resume and config.out and not config.data:
@@ -48,7 +62,7 @@ def resolve_config(
 
 
 def with_order(config: Config, order: Order) -> Config:
-    """The config with the order that `auto` stands for in this run."""
+    """The config with `order` in the place of `auto`; any other order stays."""
     if config.training.order != "auto":
         return config
     return replace(config, training=replace(config.training, order=order))
@@ -62,13 +76,28 @@ def base_config(
     *,
     resume: bool = False,
 ) -> Config:
-    """What options change: a recipe, with the architecture of the model `init` among them; or, of a
-    run by the same recipe that goes on in `out`, what it recorded, so that nothing need be repeated
-    and nothing that it decided is decided again."""
+    """The config that options are then applied to.
+
+    This is a recipe, with the architecture of the model `init` if the options name one. For a run
+    by the same recipe that is resumed, it is what the run recorded, so that no option need be
+    repeated and nothing that was decided is decided again.
+
+    Args:
+        task: The kind of run.
+        recipe: A recipe's name, `module:function`, or a config; None: that of a resumed run, else
+            the default one.
+        options: The user's options by name, of which only `init` and `out` are read here.
+        inputs: Opens the model `init`.
+        resume: Whether the run in `out` is resumed.
+
+    Raises:
+        ConfigError: There is no such recipe, or a run of this task starts from no model.
+        CheckpointError: The model `init` cannot be opened, or has no backbone.
+    """
     if resume and not isinstance(recipe, RunConfig):
         folder = Path(str(options.get("out", "")))
         if recipe is not None:
-            find_recipe(task.verb, recipe, task.config)  # and imports the code of one's own
+            find_recipe(task.verb, recipe, task.config)  # which imports the user's own code
         if RunFolder(folder).config.exists():
             recorded = read_run_config(folder)
             if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
@@ -83,17 +112,26 @@ def base_config(
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
-    """The config with the architecture of an artifact or a released file, as its task needs it.
+    """The config with the architecture of another model, as its task needs it.
 
-    All else stays the recipe's: drop path, augmentation, masks, heads and what they read, but for
-    what follows the architecture (`beit.config.following`).
+    All else stays the recipe's: drop path, augmentation, masks, heads and what they read, except
+    for what follows the architecture (`beit.config.following`).
+
+    Args:
+        config: The config of a run, usually a recipe's.
+        init: The model to start from: a run, an artifact or a released file.
+        inputs: What was opened already; None: the model is opened anew.
+
+    Raises:
+        ConfigError: A run of this task starts from no model.
+        CheckpointError: The model cannot be opened, or has no backbone.
     """
     task, inputs = task_of(config), inputs or Inputs()
     if task.start_from is None:
         raise ConfigError(f"a {task.verb} starts from nothing", remedy="leave --init out")
     backbone = inputs.backbone(init)
     seen = inputs.artifact(init).details.value_range
-    if seen:  # what the backbone has seen is what it goes on with
+    if seen:  # values are to be scaled as the backbone has seen them
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
     before = by_name(config)
@@ -102,7 +140,7 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
 
 
 def _check_recorded(task: Task[Config], config: Config) -> None:
-    """RunFolderError where a run is to go on, without its options, of which none are recorded."""
+    """Raise RunFolderError if a run is to be resumed without its options, but recorded none."""
     folder = RunFolder(Path(config.out))
     if was_stopped_before(task, config, folder):
         first = task.first(config)
@@ -118,7 +156,13 @@ def _check_recorded(task: Task[Config], config: Config) -> None:
 
 
 def was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
-    """Whether this run was not begun yet, but the tokenizer that it trains first was: that goes on,
-    and this run starts after it."""
+    """Whether a run has not begun yet, but the run before it has, such as that of its tokenizer.
+    Then the earlier run is resumed, and this one starts after it.
+
+    Args:
+        task: The kind of run.
+        config: The run, with all of its options.
+        folder: The folder of the run.
+    """
     first = None if folder.config.exists() else task.first(config)
     return first is not None and RunFolder(Path(first.out)).config.exists()

@@ -33,11 +33,20 @@ def evaluate_segmenter(
 ) -> SegmenterEvaluation:
     """Measure a segmenter on images with masks, in any layout that `beit segment` reads.
 
-    Images are read as the model carries it (`Details.inference`), but for the options given; the
-    classes of the data must be the model's. Ignored pixels count nowhere. Of images without parts
-    those that the model learned from are left out: see `beit.tasks.held_out.unlearned`.
-    Raises ConfigError for a window that does not fit or options of classifiers, DataError for masks
-    that do not fit.
+    Images are read as the model says (`Details.inference`), unless options say otherwise; the
+    classes of the data must be the model's. Ignored pixels count nowhere. If the data has no
+    splits, the images that the model learned from are left out: see
+    `beit.tasks.held_out.unlearned`.
+
+    Args:
+        artifact: The segmenter; its model is moved to the device of `config`.
+        model: What the user called it; if this is a folder, the run that made the model is looked
+            for there.
+        config: Which images, and how they and their masks are read.
+
+    Raises:
+        ConfigError: The window does not fit, or an option of classifiers was given.
+        DataError: The masks do not fit.
     """
     refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
     segmenter, given = artifact.model, config.segmented
@@ -103,7 +112,8 @@ def evaluate_segmenter(
 
 
 def _as_trained(model: str, config: EvaluateConfig) -> MaskConfig:
-    """How masks are read: of the data of a run as it read them, but for the options given."""
+    """How masks are read: the data of the model's own run as that run read them, unless options say
+    otherwise."""
     masks, run = config.segmented.masks, trained_on(model, config.data)
     return masks.over(run.masks) if isinstance(run, SegmentRunConfig) else masks
 
@@ -111,8 +121,8 @@ def _as_trained(model: str, config: EvaluateConfig) -> MaskConfig:
 def _unlearned(
     artifact: Artifact, model: str, config: EvaluateConfig, data: SegmentationData
 ) -> tuple[frozenset[str] | None, str]:
-    """The names of the images to measure on, of data without parts, and what to say of them;
-    None of data with parts."""
+    """The names of the images to measure on and a note about them, if the data has no splits; None
+    if it has."""
     details, source = artifact.details, data.undivided
     if source is None:
         return None, ""
@@ -128,7 +138,7 @@ def _unlearned(
 
 
 class _Counts:
-    """How many images and ignored pixels went by."""
+    """Counts the images and the ignored pixels of the batches that go by."""
 
     def __init__(self) -> None:
         self.images = self.ignored = 0

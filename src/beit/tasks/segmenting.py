@@ -44,7 +44,7 @@ from beit.weights.store import Details
 
 
 def _evaluation(source: ImageSource, config: SegmentRunConfig, processes: Processes) -> Evaluation:
-    """The scores of whole images, which the processes share out: the same in every one of them."""
+    """Scores on whole images, which are divided among the processes; all get the same scores."""
     remark = ""
     images = EvalLoader(
         SegmentedBatch,
@@ -75,9 +75,10 @@ def _evaluation(source: ImageSource, config: SegmentRunConfig, processes: Proces
 
 
 def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
-    """Batch norm over the images of all processes, as published.
+    """The model with batch norm over the images of all processes, as published.
 
-    Errors: ConfigError for several processes without GPUs, whose models would drift apart.
+    Raises:
+        ConfigError: Several processes have no GPUs: their models would drift apart.
     """
     normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     if processes.world == 1 or not normed:
@@ -92,9 +93,9 @@ def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter
 
 
 def _check_portions(config: SegmentRunConfig, processes: Processes) -> None:
-    """ConfigError for a micro-batch that batch norm cannot take the statistics of."""
+    """Raise ConfigError for a micro-batch that is too small for the statistics of batch norm."""
     cells = config.head.normed_cells(config.model.grid)
-    if cells is not None and processes.world == 1:  # several share them
+    if cells is not None and processes.world == 1:  # several processes share the statistics
         check_statistics((config.training.micro_batch or config.training.batch) * cells)
 
 
@@ -106,15 +107,27 @@ def segment(
     report: bool = True,
     **options: Unpack[SegmentOptions],
 ) -> Run:
-    """Train a segmenter on images and masks, from the artifact `init` or from scratch."""
+    """Train a segmenter on images and masks, from the artifact `init` or from scratch.
+
+    Args:
+        recipe: A recipe's name, `module:function`, or a config.
+        resume: Continue the run in `out` instead of starting a new one.
+        quiet: Write the log, but print nothing.
+        report: Write report.html at the end.
+        options: Changes to the config by name, such as `data` and `out`.
+
+    Raises:
+        BeitError: Something is wrong with the options, the data or the model `init`. This is found
+            before the folder of the run is made.
+    """
     return run(SEGMENT, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
 def _take_up(
     config: SegmentRunConfig, recorded: SegmentRunConfig, _inputs: Inputs
 ) -> SegmentRunConfig:
-    """The config of a run that goes on, with what it decided about its masks: an option that is
-    given stays, and is refused where it differs."""
+    """The config of a resumed run, with what it decided about its masks. An option that is given
+    stays, and is refused later if it differs."""
     return replace(config, masks=config.masks.over(recorded.masks))
 
 
@@ -127,7 +140,18 @@ def _start_from(
 def prepare(
     config: SegmentRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[SegmentRunConfig]:
-    """The segmenter and all that its training needs."""
+    """The segmenter and all that its training needs.
+
+    Args:
+        config: The run.
+        processes: The processes that will train together; they decide the device.
+        inputs: Opens the model `init`.
+
+    Raises:
+        ConfigError: An option does not fit, or batch norm would have too few values.
+        DataError: The images or their masks cannot be used.
+        CheckpointError: The model `init` cannot be used.
+    """
     _check_portions(config, processes)
     splits = SegmentationData(config.data, config.masks).divide(config.division)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice

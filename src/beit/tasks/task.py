@@ -1,4 +1,4 @@
-"""A task: all that is specific to one kind of run, in one value; and the tasks there are."""
+"""A task, which is everything specific to one kind of run in one value; and all tasks there are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 class RunOptions(NamedTuple):
-    """How a run is carried out: nothing of it changes a number."""
+    """How a run is carried out; none of this changes its results."""
 
     resume: bool
     quiet: bool
@@ -39,51 +39,52 @@ class RunOptions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Generic[Config]):
-    """What one run trains, on which images, seen how, and how it is measured."""
+    """What one run trains, on which images, how these are seen, and how the model is measured."""
 
     config: Config
-    """With what was decided while it was put together."""
+    """The config, with what was decided while the run was prepared."""
     objective: AnyObjective
     source: ImageSource
     view: View
     channels: int
     evaluation: Evaluation | None
     details: Details
-    """What the artifact says of itself."""
+    """What the artifact will say about its model."""
     decide: Callable[[Details, nn.Module], Details] = lambda details, _model: details
-    """The details with what the evaluation of the model decides, such as thresholds."""
+    """Adds to the details what evaluating the model decides, such as thresholds."""
     notes: tuple[str, ...] = ()
-    """What the user should know before."""
+    """What the user should know before the first step."""
     start: tuple[str, ...] = ()
-    """Which weights it started from, and which not."""
+    """Which weights were taken from the model `init`, and which were not; empty without one."""
     places: np.ndarray | None = None
-    """The images of an epoch, int64, where some come several times; None: each comes once."""
+    """Indices of the images of an epoch, int64, if some come several times; None: each comes
+    once."""
     shared: Mapping[str, str] = field(default_factory=dict)
-    """Images to learn from that come again for validation, each with its name there."""
+    """Training images that are also among those for validation, each with its name there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(RunKind[Config]):
-    """One kind of run: how it is put together, shown (see `RunKind`), and what comes out of it."""
+    """One kind of run: how it is prepared and shown (see `RunKind`), and what it publishes."""
 
     config: type[Config]
-    """Its runs are recognised by it, so each task has a type of its own."""
+    """The type by which its runs are recognised, so each task has one of its own."""
     recipes: Mapping[str, Callable[[], Config]]
     prepare: Callable[[Config, Processes, Inputs], Setup[Config]]
     publishes: tuple[ModelKind, ...]
-    """The kinds of model that it trains; of several tasks the first one answers for a kind."""
+    """The kinds of model that it trains; if several tasks train one, the first answers for it."""
     start_from: Callable[[Config, VisionTransformerConfig, str], Config] | None = None
-    """The config with the architecture of the model `init`; None: it starts from nothing."""
+    """The config with the architecture of the model `init`; None: it cannot start from a model."""
     take_up: Callable[[Config, Config, Inputs], Config] = lambda config, *_: config
-    """The config of a run that goes on, with what the recorded one decided."""
+    """The config of a resumed run, with what the recorded config decided."""
     first: Callable[[Config], RunConfig | None] = lambda _: None
-    """The run that has to precede one, such as that of its tokenizer, which it then names."""
+    """The run that must precede one, such as that of its tokenizer, which the config then names."""
     complete: Callable[[Config, RunOptions, Inputs], Config] = lambda config, *_: config
-    """The config with what must be there before the processes start, such as a tokenizer."""
+    """The config with what must exist before the processes start, such as a tokenizer."""
     abilities: Mapping[str, Ability] = field(default_factory=dict)
-    """What a server does with those models, by the path for it."""
+    """What a server can do with the models that it publishes, by the path of the request."""
     evaluate: Callable[[Artifact, str, EvaluateConfig], Measurement] | None = None
-    """What `beit evaluate` does with the models that it publishes."""
+    """What `beit evaluate` does with the models that it publishes; None: it refuses them."""
 
 
 AnyTask = Task[Any]
@@ -94,7 +95,8 @@ TASKS: dict[str, AnyTask] = {}
 def register(task: Task[Config]) -> Task[Config]:
     """Make a task known: its verb, its recipes, the page of its runs, its models.
 
-    Raises ConfigError if there is one of this verb or this config.
+    Raises:
+        ConfigError: There is already a task with this verb or this type of config.
     """
     known = TASKS.get(task.verb)
     if known is not None or any(task.config is other.config for other in TASKS.values()):
@@ -110,7 +112,7 @@ def register(task: Task[Config]) -> Task[Config]:
 
 
 def task_of(config: RunConfig) -> AnyTask:
-    """The task of a run. Raises ConfigError for a config that is no task's."""
+    """The task of a run. Raises ConfigError if no task has this type of config."""
     for task in TASKS.values():
         if type(config) is task.config:
             return task
@@ -121,5 +123,5 @@ def task_of(config: RunConfig) -> AnyTask:
 
 
 def task_of_kind(kind: str) -> AnyTask | None:
-    """The task that answers for a kind of model."""
+    """The task that answers for a kind of model, if there is one."""
     return next((task for task in TASKS.values() if KINDS[kind] in task.publishes), None)

@@ -61,14 +61,37 @@ def tokenizer(
     report: bool = True,
     **options: Unpack[TokenizerOptions],
 ) -> Run:
-    """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
+    """Train a tokenizer on the images of `data`; the run and its artifact go to `out`.
+
+    Args:
+        recipe: A recipe's name, `module:function`, or a config.
+        resume: Continue the run in `out` instead of starting a new one.
+        quiet: Write the log, but print nothing.
+        report: Write report.html at the end.
+        options: Changes to the config by name, such as `data` and `out`.
+
+    Raises:
+        BeitError: Something is wrong with the options, the data or the teacher. This is found
+            before the folder of the run is made.
+    """
     return run(TOKENIZER, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
 def prepare(
     config: TokenizerRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[TokenizerRunConfig]:
-    """The tokenizer and all that its training needs."""
+    """The tokenizer and all that its training needs.
+
+    Args:
+        config: The run.
+        processes: The processes that will train together; they decide the device.
+        inputs: Lists the images, unless that was done already.
+
+    Raises:
+        ConfigError: An option does not fit, or no teacher was named for VQ-KD.
+        DataError: The images cannot be used.
+        CheckpointError: The teacher cannot be opened.
+    """
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
     images = inputs.images(config.data, config.reading, built.channels, config.loader.value_range)
@@ -121,10 +144,18 @@ def feature_cache(
     precision: torch.dtype,
     source: ImageSource,
 ) -> FeatureCache:
-    """Where this run's features of the teacher are kept, apart from those that anything else
-    decided."""
+    """Where the features of a run's teacher are kept. Runs share them only if everything that
+    decides them is the same.
+
+    Args:
+        config: The run; it says where, how many views there are, and how they are drawn.
+        built: The tokenizer that is trained, whose size and grid the features have.
+        teacher: The model that computes the features.
+        precision: Number format in which it computes them.
+        source: The training images.
+    """
     identity = {
-        "drawing": 1,  # raised when the same settings and seed give other views
+        "drawing": 1,  # to be raised when the same settings and seed give other views
         "teacher": teacher.digest(),
         "precision": str(precision),
         "views": to_json(config.views),
@@ -158,7 +189,7 @@ def teacher_of(config: TokenizerRunConfig) -> Teacher | None:
 
 
 def rebuilding(config: TokenizerConfig, teacher: Teacher | None) -> TokenizerConfig:
-    """The tokenizer's config with the length of its teacher's vectors."""
+    """The tokenizer's config with the length of its teacher's vectors, if it has a teacher."""
     if teacher is None:
         return config
     assert isinstance(config, VQKDConfig)
@@ -171,7 +202,14 @@ def objective_of(
     teacher: Teacher | None,
     cache: FeatureCache | None,
 ) -> AnyObjective:
-    """The tokenizer and how it is trained, by its kind."""
+    """The objective that trains a new tokenizer, which it holds.
+
+    Args:
+        config: The run; it says which objective, and the seed.
+        built: The tokenizer to make.
+        teacher: The teacher of VQ-KD; None for every other kind.
+        cache: Where its features are kept; None: they are computed in every step.
+    """
     model, how, seed = build_tokenizer(built), config.objective, config.training.seed
     if isinstance(how, QuantiseConfig):
         if isinstance(model, VQKDTokenizer):
@@ -193,7 +231,8 @@ def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[
 
 
 def hold_out(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSource]:
-    """Images to train on, and every n-th to measure on; with very few, all serve for both."""
+    """Images to train on, and every n-th image to measure on; if there are very few, all serve for
+    both."""
     every = round(1 / fraction) if fraction else 0
     if not every or len(source) < 2 * every:
         return source, source
