@@ -29,7 +29,13 @@ are computed again."""
 def recomputed(
     what: Literal["selective", "blocks"], compute: Callable[..., Tensor], *inputs: Any
 ) -> Tensor:
-    """compute(*inputs), bit for bit: what is computed again draws the same random numbers."""
+    """compute(*inputs), bit for bit: what is computed again draws the same random numbers.
+
+    Args:
+        what: `blocks` keeps nothing for the backward pass, `selective` the results of `KEPT`.
+        compute: What is computed again there.
+        inputs: Its arguments.
+    """
     if what == "blocks":
         out: Tensor = checkpoint(compute, *inputs, use_reentrant=False)
     else:
