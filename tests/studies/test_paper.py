@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import fields, replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from beit.studies.own import lay_out
 from beit.studies.paper import CLAIMS, at_same_seconds, chosen, study_paper, verdicts
 from beit.studies.results import Claim, Score, judge
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.study import Data, Study
+from beit.studies.study import Data, Setting, Study
 from beit.weights.load import open_artifact
 
 needs_images = pytest.mark.skipif(
@@ -100,6 +101,37 @@ def brief() -> StudyPlan:
         finetune=short(plan.finetune),
         segment={"linear head": short(plan.segment["linear head"])},
     )
+
+
+def test_updates_are_doubled_for_the_arms_that_still_rise(tmp_path, monkeypatch):
+    arms = chosen(["from scratch, x3", "from scratch, larger"], core=False)
+    arms = [arm for arm in arms if not arm.pretrained]
+    plan = replace(brief(), doublings=3)
+    found = Study(tmp_path, plan, Data("", ""), arms)
+    first = plan.finetune.training.steps
+    # Of 1, 2, 4 and 8 times the updates; the second rises by less than counts.
+    scores = {
+        "from-scratch": [0.1, 0.2, 0.3, 0.4],
+        "from-scratch-x3": [0.1, 0.105, 0.9, 0.9],
+        "from-scratch-larger": [0.1, 0.2, 0.1, 0.9],
+    }
+    factor = {"from-scratch-x3": 3}
+
+    def validation(run: str) -> float:
+        arm, name = Path(run).parts[-2:]
+        times = int(name.rpartition("-")[2]) // (first * factor.get(arm, 1))
+        return scores[arm][times.bit_length() - 1]
+
+    monkeypatch.setattr(study, "validation", validation)
+    monkeypatch.setattr(study, "tested", lambda run: [1.0])
+    monkeypatch.setattr(Study, "test_units", [])
+    trained: list[str] = []
+    monkeypatch.setattr(Study, "train", lambda _, jobs, what: trained.extend(
+        str(job.config.out) for job in jobs if not job.tested))  # fmt: skip
+    found.prolong({arm.name: Setting(1e-3, 1.0) for arm in arms})
+    updates = [found.scores[arm.name, "its updates"].values.item() for arm in arms]
+    assert updates == [8 * first, 3 * 2 * first, 2 * first]
+    assert len(trained) == 3 + 2 + 1
 
 
 @needs_images

@@ -297,14 +297,14 @@ def paper() -> StudyPlan:
         pretrain=prolonged(pretrain, 600 / pretrain.training.steps),
         finetune=finetune,
         segment={
-            name: replace(prolonged(segmenter, 200 / segmenter.training.steps), head=head)
+            name: replace(prolonged(segmenter, 600 / segmenter.training.steps), head=head)
             for name, head in heads.items()
         },
         labels=(5, 10, 40),
         searched=10,
         rates=(1e-3, 3e-3),
         decays=(0.75, 1.0),
-        doublings=1,
+        doublings=3,
     )
 
 

@@ -270,21 +270,29 @@ class Study:
         record(CATCHING_UP, plan.searched, lambda run, scratch: [caught_up(run, scratch)])
 
     def prolong(self, found: Mapping[str, Setting]) -> None:
-        """Double the updates, with one seed and draw, until validation no longer rises."""
-        for arm in self.arms:
-            fit = Fit(0, 0, self.plan.searched, found[arm.name], self._steps(arm))
-            best = self.finetuning(arm, fit)
-            for _ in range(self.plan.doublings):
-                fit = fit._replace(steps=2 * fit.steps)
-                longer = self.finetuning(arm, fit)
-                self.train([Job("finetune", longer, tested=False)], "until it no longer rises")
-                gain = validation(longer.out) - validation(best.out)
-                best = longer if gain > 0 else best
-                if gain < RISES:
-                    break
-            self.train([Job("finetune", best)], "fine-tuning")
-            self._record(arm.name, CONVERGED_AT, [[tested(Path(best.out))]])
-            self._record(arm.name, "its updates", [[[float(best.training.steps)]]], False)
+        """Double the updates, with one seed and draw, until validation no longer rises, or as often
+        as the plan allows."""
+
+        def run(arm: Arm, doublings: int) -> FinetuneRunConfig:
+            steps = self._steps(arm) * 2**doublings
+            return self.finetuning(arm, Fit(0, 0, self.plan.searched, found[arm.name], steps))
+
+        best = {arm.name: run(arm, 0) for arm in self.arms}
+        rising = list(self.arms)
+        for doublings in range(1, self.plan.doublings + 1):
+            runs = {arm.name: run(arm, doublings) for arm in rising}
+            jobs = [Job("finetune", longer, tested=False) for longer in runs.values()]
+            self.train(jobs, "until it no longer rises")
+            gains = {
+                name: validation(longer.out) - validation(best[name].out)
+                for name, longer in runs.items()
+            }
+            best |= {name: runs[name] for name, gain in gains.items() if gain > 0}
+            rising = [arm for arm in rising if gains[arm.name] >= RISES]
+        self.train([Job("finetune", one) for one in best.values()], "fine-tuning")
+        for name, one in best.items():
+            self._record(name, CONVERGED_AT, [[tested(Path(one.out))]])
+            self._record(name, "its updates", [[[float(one.training.steps)]]], False)
 
     # -- other measures ------------------------------------------------------------------------
 
