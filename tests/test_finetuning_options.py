@@ -57,6 +57,25 @@ def test_a_run_with_lora_goes_on_as_if_it_had_not_stopped_and_gives_a_plain_mode
     assert " of " in next(line for line in _log(whole.folder) if line.startswith("starting"))
 
 
+def test_options_without_effect_are_named(
+    trained: Any, class_folders: Path, tmp_path: Path
+) -> None:
+    options = {**QUICK, "data": class_folders, "steps": 2, "out": tmp_path / "run"}
+    options |= {"threshold_level": 0.8, "jitter": 0.3, "patience": 2, "evaluate_every": 1}
+    beit.finetune("tiny", rand_augment="rand-m3", **options)
+    log = [line for line in _log(tmp_path / "run") if "has no effect" in line]
+    assert log == [
+        "note: threshold_level 0.8 has no effect: each image has one class",
+        "note: jitter 0.3 has no effect without --rand-augment ''",
+        "note: patience 2 has no effect: with --evaluate-every 1 it could end the run after step 3 "
+        "at the earliest, and the run has 2",
+    ]
+    options |= {"out": tmp_path / "effective", "patience": 1, "steps": 3}
+    del options["threshold_level"]
+    beit.finetune("tiny", rand_augment="", **options)
+    assert not [line for line in _log(tmp_path / "effective") if "has no effect" in line]
+
+
 def _log(run: Path) -> list[str]:
     return (run / "log.txt").read_text().splitlines()
 

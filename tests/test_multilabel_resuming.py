@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_a_run_that_is_done_publishes_its_thresholds_again(data, tmp_path):
     beit.finetune("tiny", data=str(data), out=str(tmp_path / "run"), **SHORT, resume=True)
     after = load_artifact(tmp_path / "run" / "last")
     assert after.details == before.details
+
+
+def test_a_level_that_no_rule_asks_for_is_named(data, tmp_path):
+    for rule in ("f1", "precision"):
+        out = tmp_path / rule
+        beit.finetune(
+            "tiny", data=str(data), out=str(out), threshold_by=rule, threshold_level=0.8, **SHORT
+        )
+        named = (
+            "threshold_level 0.8 has no effect without --threshold-by"
+            in (out / "log.txt").read_text()
+        )
+        assert named == (rule == "f1")
+
+
+def test_copies_with_several_classes_suggest_several_labels(data, tmp_path):
+    options = SHORT | {"multi_label": False, "steps": 2}
+    beit.finetune("tiny", data=str(data), out=str(tmp_path / "run"), **options)
+    note = r"note: [\d,]+ training images can be found in validation with another class: .*--multi"
+    assert re.search(note, (tmp_path / "run" / "log.txt").read_text())
 
 
 def train(rank: int, data: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:

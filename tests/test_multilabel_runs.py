@@ -307,7 +307,8 @@ def test_the_model_card_says_what_its_probabilities_are(run):
 @pytest.mark.parametrize("to", ["timm", "unilm"])
 def test_what_other_layouts_cannot_say_is_said(run, tmp_path, to):
     _, notes = convert(run, tmp_path / f"there.{to}", to=to)
-    assert any("multi_label True; thresholds" in note for note in notes)
+    thresholds = ", ".join(map(str, load_artifact(run).details.thresholds))
+    assert any(f"multi_label True; thresholds ({thresholds})" in note for note in notes)
 
 
 def test_the_server_answers_independent_probabilities(run, environment, tmp_path):
@@ -339,6 +340,7 @@ def test_the_page_shows_each_label_and_independent_bars(run):
         assert f'<th scope="row">{label}</th>' in text
     assert 'class="track' in text
     assert "--threshold:" in text
+    assert "F1 uses thresholds that were chosen on these same images" in text
     assert "No images" not in text
 
 

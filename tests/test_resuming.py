@@ -90,6 +90,16 @@ def test_a_run_is_not_made_shorter(begun, class_folders):
         pretrain(class_folders, begun, resume=True, steps=3)
 
 
+def test_a_run_goes_on_by_its_own_verb_only(begun, tmp_path):
+    """Also where nothing but its folder is given, which another verb would take for a new run."""
+    refusal = (
+        r"holds a run of `beit pretrain`, not of `beit finetune`(?s:.*)`beit pretrain --resume`"
+    )
+    for options in ({}, {"data": str(tmp_path)}):
+        with pytest.raises(RunFolderError, match=refusal):
+            beit.finetune(out=str(begun / "run"), resume=True, **options)
+
+
 def test_resuming_where_no_run_is(class_folders, tmp_path):
     with pytest.raises(RunFolderError, match="holds no run to resume"):
         pretrain(class_folders, tmp_path, resume=True, steps=2)

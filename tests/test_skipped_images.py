@@ -55,7 +55,7 @@ def test_a_run_tells_of_animations_and_of_images_in_both_parts(
     assert not (out / "unreadable.jsonl").exists()
     log = (out / "log.txt").read_text()
     for text in (log, capsys.readouterr().out):
-        assert "note: 1 of the training images come again for validation, as train/" in text
+        assert "note: 1 of the training images come again for validation, such as train/" in text
     assert log.count("the first image was taken") == 1
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4

@@ -11,6 +11,7 @@ from beit.batch import ImageBatch
 from beit.config import (
     DiscreteVAEConfig,
     QuantiseConfig,
+    RandomProjectionConfig,
     ReconstructConfig,
     TokenizerRunConfig,
     TrainingConfig,
@@ -157,6 +158,10 @@ def test_objectives_belong_to_their_tokenizers():
     for tokenizer, objective in ((PARTS, ReconstructConfig()), (vae, QuantiseConfig())):
         with pytest.raises(ConfigError, match="is not trained by"):
             TokenizerRunConfig(tokenizer=tokenizer, objective=objective, training=training)
+    with pytest.raises(
+        ConfigError, match=r"a RandomProjectionConfig is not trained\n.*--tokenizer"
+    ):
+        TokenizerRunConfig(tokenizer=RandomProjectionConfig(), training=training)
     with pytest.raises(ConfigError, match="a VQConfig has none"):
         TokenizerRunConfig(
             tokenizer=PIXELS, objective=QuantiseConfig(), training=training, teacher="clip"

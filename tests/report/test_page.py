@@ -13,6 +13,7 @@ import beit
 from beit.errors import RunFolderError
 from beit.evaluation.baselines import TRIVIAL, UNTRAINED
 from beit.report.classification import NO_BETTER, TOO_EASY
+from beit.report.page import duration_in_words
 from beit.tasks.finished import report_run
 
 KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
@@ -219,3 +220,12 @@ def test_metrics_nobody_foresaw_are_drawn(copy, read):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4, "kind": "evaluate", "new_score": 3.0}) + "\n")
     assert "new score" in read(report_run(run)).words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "less than a second"), (1.0, "about 1 second"), (59.0, "about 59 seconds"),
+     (60.0, "about 1 minute"), (7_140.0, "about 119 minutes"), (7_200.0, "about 2.0 hours")],
+)  # fmt: skip
+def test_how_long_a_training_took(seconds, words):
+    assert duration_in_words(seconds) == words

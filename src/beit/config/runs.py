@@ -17,7 +17,13 @@ from beit.config.data import (
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig, published_crop
-from beit.config.tokenizer import PatchCodebookConfig, QuantisedConfig, TokenizerConfig, VQKDConfig
+from beit.config.tokenizer import (
+    DiscreteVAEConfig,
+    PatchCodebookConfig,
+    QuantisedConfig,
+    TokenizerConfig,
+    VQKDConfig,
+)
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
     Config,
@@ -248,6 +254,11 @@ class TokenizerRunConfig(DividedDataConfig, RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         quantised = isinstance(self.tokenizer, QuantisedConfig | PatchCodebookConfig)
+        require(
+            quantised or isinstance(self.tokenizer, DiscreteVAEConfig),
+            f"a {type(self.tokenizer).__name__} is not trained",
+            "pre-train with it: --tokenizer MODULE:FUNCTION, a function that returns the tokenizer",
+        )
         require(
             isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
             f"a {type(self.tokenizer).__name__} is not trained by {type(self.objective).__name__}",

@@ -135,7 +135,7 @@ class RunPage:
         """The big numbers."""
         history, training = self.history, self.config.training
         seconds = history.seconds(training.batch)
-        taken = f", about {_duration(seconds)} of training" if history.rows else ""
+        taken = f", {duration_in_words(seconds)} of training" if history.rows else ""
         steps = Figure(f"{history.step:,}", "steps", f"of {training.steps:,}{taken}")
         return [*self.kind.headline(self.config, history), steps]
 
@@ -173,11 +173,16 @@ class RunPage:
             return None
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return counted(round(seconds), "second")
+def duration_in_words(seconds: float) -> str:
+    """A time to the nearest second, minute or tenth of an hour."""
+    if round(seconds) < 1:
+        return "less than a second"
     minutes = seconds / 60
-    return counted(round(minutes), "minute") if minutes < 120 else f"{minutes / 60:.1f} hours"
+    if minutes < 1:
+        return f"about {counted(round(seconds), 'second')}"
+    if minutes < 120:
+        return f"about {counted(round(minutes), 'minute')}"
+    return f"about {minutes / 60:.1f} hours"
 
 
 def best_and_last(history: History, metric: str, label: str, against: str = "") -> list[Figure]:

@@ -15,6 +15,7 @@ from torch import nn
 from beit.atomic_io import replace_file
 from beit.config import DividedDataConfig, RunConfig
 from beit.config.following import followed
+from beit.config.training import TrainingConfig
 from beit.config.tree import by_name, to_json
 from beit.data.account import Account
 from beit.data.images import narrow_note, range_note
@@ -161,15 +162,29 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
             f"{len(setup.source):,} images"
         )
     yield from _followed(setup.config)
+    yield from _idle_patience(setup.config.training)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
     if note:
         yield note
     for key, other in islice(setup.shared.items(), 1):
         yield (
-            f"{len(setup.shared)} of the training images come again for validation, as {key} "
-            f"does as {other}: the scores will be too high; {folder.shared} names all that were "
+            f"{len(setup.shared)} of the training images come again for validation, such as "
+            f"{key} ({other}): the scores will be too high; {folder.shared} names all that were "
             "found"
+        )
+
+
+def _idle_patience(training: TrainingConfig) -> Iterator[str]:
+    """That patience cannot end a run with so few evaluations."""
+    if training.patience is None:
+        return
+    first = (training.patience + 1) * training.evaluate_every
+    if first >= training.steps:
+        yield (
+            f"patience {training.patience} has no effect: with --evaluate-every "
+            f"{training.evaluate_every} it could end the run after step {first} at the earliest, "
+            f"and the run has {training.steps}"
         )
 
 

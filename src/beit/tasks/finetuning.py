@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Unpack
 
 import numpy as np
@@ -14,6 +15,7 @@ from beit.batch import LabelledBatch
 from beit.config import BalanceConfig, FinetuneRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import FinetuneOptions
+from beit.config.runs import ThresholdConfig
 from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
@@ -21,7 +23,7 @@ from beit.data.dataset import Dataset
 from beit.data.images import check_readable
 from beit.data.labelled import LabelledSplits, divide
 from beit.data.order import balanced_places, class_weights
-from beit.data.sources import ImageSource, class_counts, is_multi_label, select
+from beit.data.sources import ImageSource, class_counts, is_multi_label, keys_of, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import best_thresholds, one_answer
@@ -39,6 +41,7 @@ from beit.tasks.execution import Run
 from beit.tasks.folds import run_folds
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import Setup, Task, register
+from beit.terminal import counted
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
@@ -128,6 +131,7 @@ def prepare(
         drawn = select(drawn, places)
     learn = _several_labels if several else _one_class
     learning = learn(config, model, drawn, passes, processes.device)
+    shared = shared_images(splits.train, splits.validation) if processes.leads else {}
     return Setup(
         config=config,
         objective=learning.objective,
@@ -138,9 +142,13 @@ def prepare(
         evaluation=learning.evaluation,
         details=details,
         start=start,
-        notes=(_described(splits),) if several else _without_effect(config),
+        notes=(
+            *((_described(splits),) if several else ()),
+            *_without_effect(config, several),
+            *_of_several_classes(config, splits, shared),
+        ),
         decide=learning.decide,
-        shared=shared_images(splits.train, splits.validation) if processes.leads else {},
+        shared=shared,
     )
 
 
@@ -232,10 +240,42 @@ def _described(splits: LabelledSplits) -> str:
     )
 
 
-def _without_effect(config: FinetuneRunConfig) -> tuple[str, ...]:
-    """Notes on options that have no effect because each image has one class."""
-    rule = config.thresholds.threshold_by
-    return () if rule == "f1" else (f"threshold_by {rule} has no effect: each image has one class",)
+def _without_effect(config: FinetuneRunConfig, several: bool) -> tuple[str, ...]:
+    """Which options change nothing in this run, and why."""
+    plain, chosen, augment = ThresholdConfig(), config.thresholds, config.augment
+    by, level = f"threshold_by {chosen.threshold_by}", f"threshold_level {chosen.threshold_level:g}"
+    found = []
+    if not several:
+        unused = [by] if chosen.threshold_by != plain.threshold_by else []
+        unused += [level] if chosen.threshold_level != plain.threshold_level else []
+        found += [f"{option} has no effect: each image has one class" for option in unused]
+    elif chosen.threshold_by == "f1" and chosen.threshold_level != plain.threshold_level:
+        found.append(f"{level} has no effect without --threshold-by recall or precision")
+    if augment.jitter and augment.rand_augment:
+        found.append(f"jitter {augment.jitter:g} has no effect without --rand-augment ''")
+    return tuple(found)
+
+
+def _of_several_classes(
+    config: FinetuneRunConfig, splits: LabelledSplits, shared: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A hint, if copies of images in class folders show that an image may have several classes."""
+    if config.multi_label or not shared or not Path(config.data).is_dir():
+        return ()
+    here, there = (_class_of_each(part) for part in (splits.train, splits.validation))
+    number = sum(here[key] != there[other] for key, other in shared.items())
+    if not number:
+        return ()
+    return (
+        f"{counted(number, 'training image')} can be found in validation with another class: if "
+        "images may have several labels, start a new run with --multi-label",
+    )
+
+
+def _class_of_each(part: ImageSource) -> dict[str, str]:
+    """The name of the class of each image, by its key."""
+    assert part.targets is not None
+    return {key: part.classes[at] for key, at in zip(keys_of(part), part.targets, strict=True)}
 
 
 def _start_from(

@@ -100,7 +100,13 @@ def base_config(
             find_recipe(task.verb, recipe, task.config)  # which imports the user's own code
         if RunFolder(folder).config.exists():
             recorded = read_run_config(folder)
-            if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
+            if not isinstance(recorded, task.config):
+                verb = task_of(recorded).verb
+                raise RunFolderError(
+                    f"{folder} holds a run of `beit {verb}`, not of `beit {task.verb}`",
+                    remedy=f"continue it with `beit {verb} --resume`, or choose another --out",
+                )
+            if recipe in (None, recorded.recipe):
                 return recorded
     if isinstance(recipe, RunConfig):
         config = recipe

@@ -21,6 +21,7 @@ from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, Pretr
 from beit.models.layers import NORM_EPSILON
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
+from beit.terminal import shown
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights import keymap
@@ -105,7 +106,7 @@ def _unsaid(artifact: Artifact, place: Path) -> list[str]:
     unsaid |= {name: value for name, value in here.items()
                if name in there and value != there[name]}  # fmt: skip
     stated, lost = (
-        "; ".join(f"{name} {value!s:.80}" for name, value in unsaid.items()
+        "; ".join(f"{name} {shown(value)}" for name, value in unsaid.items()
                   if (name in STATED) == may_be)
         for may_be in (True, False)
     )  # fmt: skip

@@ -140,7 +140,13 @@ def open_teacher(reference: str) -> Teacher:
         return _from_timm(PRESETS[reference], reference)
     if reference.startswith("timm:"):
         return _from_timm(reference.removeprefix("timm:"), reference)
-    folder = fetch(reference).path
+    try:
+        folder = fetch(reference).path
+    except CheckpointError as error:
+        if ":" in reference:
+            raise
+        remedy = f"give clip, dino or timm:NAME; or {error.remedy}"
+        raise CheckpointError(error.problem, remedy=remedy) from error
     config = foreign_config(folder)
     if config is not None and isinstance(config.content.get("architecture"), str):
         return _from_timm(f"local-dir:{folder}", reference)
