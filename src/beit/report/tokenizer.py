@@ -157,7 +157,8 @@ def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
         rows=[(name, _example(encoded[index], tokenizer)) for name, index in order],
         can_decode=tokenizer.can_decode,
         images=len(encoded),
-        psnr=sum(one.psnr for one in encoded) / len(encoded),
+        # Of the mean error, as it is measured on held-out images.
+        psnr=-10 * math.log10(sum(10 ** (-one.psnr / 10) for one in encoded) / len(encoded)),
     )
     found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
     codes = render(
