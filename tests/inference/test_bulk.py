@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from beit.errors import ConfigError, DataError, RunFolderError
 from beit.inference import bulk
 from beit.inference.bulk import Job, open_job, write_folder
 from beit.inference.parts import MANIFEST, Parts, rows_in_part
+from beit.weights.store import load_artifact, save_artifact
 
 ROWS = 5
 
@@ -297,3 +299,15 @@ def test_a_folder_names_what_it_holds(whole):
     assert plan["columns"] == ["features"]
     assert plan["images"] == 37
     assert plan["part_rows"] == ROWS
+
+
+def test_a_summary_counts_images_without_any_label(trained, images, tmp_path):
+    artifact = load_artifact(trained.classifier)
+    names = artifact.details.classes
+    thresholds = (0.0, *[1.0] * (len(names) - 1))
+    for kind, limits in (("some", thresholds), ("none", (1.0,) * len(names))):
+        details = replace(artifact.details, multi_label=True, thresholds=limits)
+        place = save_artifact(tmp_path / kind, artifact.model, details)
+        written = write_folder(job(place, images, tmp_path / f"{kind}-out", PredictConfig))
+        expected = f"  {names[0]}: 36" if kind == "some" else "  no label: 36"
+        assert [line for line in written.lines if line.endswith(": 36")] == [expected]

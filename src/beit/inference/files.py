@@ -17,6 +17,7 @@ from beit.claim import claim_output
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.errors import ConfigError, DataError
 from beit.inference.bulk import Job, Progress, open_job
+from beit.inference.outputs import NO_LABEL
 from beit.terminal import TextTable, counted, print_tables, printable, quoted
 from beit.weights.store import Label
 
@@ -103,7 +104,7 @@ def _cells(labels: list[Label]) -> tuple[str, str, str]:
     chosen = [label for label in labels if label.selected] if independent else labels[:1]
     rest = [label for label in labels if label not in chosen]
     return (
-        ", ".join(label.name for label in chosen) or "no label",
+        ", ".join(label.name for label in chosen) or NO_LABEL,
         ", ".join(f"{label.probability:.1%}" for label in chosen),
         ", ".join(f"{label.name} {label.probability:.0%}" for label in rest),
     )

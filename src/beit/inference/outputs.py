@@ -129,6 +129,8 @@ class Tokens(Output):
         return {"tokens": rows.numpy().astype(np.int32)}
 
 
+NO_LABEL = "no label"
+"""What tables and summaries show if no label of a multi-label model applies."""
 ANSWERS = {"class_ids": Column("int32", 0), "classes": Column("string", 0)}
 """Most probable, or most frequent, first."""
 

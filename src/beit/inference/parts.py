@@ -27,7 +27,7 @@ from beit.atomic_io import flush, lock_file, make_folder, replace_file
 from beit.claim import ANOTHER, UNFINISHED
 from beit.config.bulk import Part
 from beit.errors import RunFolderError, optional_library
-from beit.inference.outputs import Cells, Column, Rows
+from beit.inference.outputs import NO_LABEL, Cells, Column, Rows
 from beit.json_object import read_object
 from beit.terminal import printable
 
@@ -102,7 +102,12 @@ class Parts:
         for number in numbers:
             read = _read_parquet if self.format == "parquet" else _read_lines
             for keys, errors, classes in read(self.path(number), "classes" in self.columns):
-                found.add(keys, errors, classes if several else [each[:1] for each in classes])
+                if several:
+                    pairs = zip(classes, errors, strict=True)
+                    answers = [each or [NO_LABEL] * (not error) for each, error in pairs]
+                else:
+                    answers = [each[:1] for each in classes]
+                found.add(keys, errors, answers)
         return found
 
 
