@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from beit.recipes.studies import (
 )
 from beit.studies.jobs import once
 from beit.studies.measures import ATTENTION, CATCHING_UP, CONVERGED_AT, CONVERGENCE, finetuned
-from beit.studies.results import Claim, Scores, Verdict, judge
+from beit.studies.results import UNTRIED, Claim, Scores, Verdict, judge
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.study import Data, Study, slug
 from beit.studies.tables import StudyTable, write_tables
@@ -43,14 +44,17 @@ def _better(text: str, source: str, arm: str, than: str = BEIT, measure: str = M
 
 CLAIMS = (
     _better("Pre-training beats training from scratch", "table 1", BEIT, SCRATCH),
-    _better("It does with few labels", "section 3.1", BEIT, SCRATCH, FEW),
-    _better("It beats three times the updates from scratch", "table 1", BEIT, "from scratch, x3"),
-    _better("It does where both are trained until validation no longer rises, or for eight times "
-            "the updates", "table 1", BEIT, SCRATCH, CONVERGED_AT),
-    _better("It beats learning from the labels of other objects", "table 1", BEIT, "supervised"),
+    _better("Pre-training beats training from scratch with 5 labels per class", "section 3.1",
+            BEIT, SCRATCH, FEW),
+    _better("Pre-training beats three times the updates from scratch", "table 1", BEIT,
+            "from scratch, x3"),
+    _better("Pre-training beats training from scratch if both go on until validation no longer "
+            "rises, or for eight times the updates", "table 1", BEIT, SCRATCH, CONVERGED_AT),
+    _better("Pre-training beats learning from labels of other objects", "table 1", BEIT,
+            "supervised"),
     Claim("Fine-tuning converges faster", f"{BASE}, section 3.1", BEIT, SCRATCH,
           CONVERGENCE, smaller=True),
-    Claim("It takes fewer updates to what training from scratch comes to",
+    Claim("Fine-tuning needs fewer updates to match the best score from scratch",
           f"{BASE}, section 3.1", BEIT, SCRATCH, CATCHING_UP, smaller=True),
     _better("Blocks are better masks than single patches", "table 4", BEIT, "uniform masks"),
     _better("Tokens are better targets than pixels", "table 4", BEIT, "pixels"),
@@ -58,19 +62,20 @@ CLAIMS = (
             "pixels, uniform masks"),
     _better("Masked tokens alone are better targets than all", "table 4", BEIT, "all tokens"),
     _better("Hiding patches matters", "table 4", BEIT, "no masking"),
-    _better("Longer is better: x1 against x0.5", "table 4", BEIT, "BEiT, x0.5"),
-    _better("Longer is better: x2 against x1", "table 4", "BEiT, x2"),
-    _better("Longer is better: x4 against x2", "table 4", "BEiT, x4", "BEiT, x2"),
+    _better("Longer pre-training is better: x1 against x0.5", "table 4", BEIT, "BEiT, x0.5"),
+    _better("Longer pre-training is better: x2 against x1", "table 4", "BEiT, x2"),
+    _better("Longer pre-training is better: x4 against x2", "table 4", "BEiT, x4", "BEiT, x2"),
     _better("Blocks are better masks after four times the updates", "table 4", "BEiT, x4",
             "uniform masks, x4"),
     _better("Hiding patches matters after four times the updates", "table 4", "BEiT, x4",
             "no masking, x4"),
     _better("Relative position bias helps", "appendix A", "relative bias"),
     _better("Layer scale helps", "appendix A", "layer scale"),
-    _better("A larger backbone gains", "table 1", "BEiT, larger"),
+    _better("A larger backbone is better", "table 1", "BEiT, larger"),
     _better("Intermediate fine-tuning on other labels helps", "table 1", "BEiT, intermediate"),
-    _better("Segmentation gains under UperNet", "table 3", BEIT, SCRATCH, "mIoU, UperNet"),
-    _better("Segmentation gains under a linear head", "table 3", BEIT, SCRATCH,
+    _better("Pre-training helps segmentation with UperNet", "table 3", BEIT, SCRATCH,
+            "mIoU, UperNet"),
+    _better("Pre-training helps segmentation with a linear head", "table 3", BEIT, SCRATCH,
             "mIoU, linear head"),
     _better("Attention finds objects without labels", "figure 2", BEIT, UNTRAINED,
             ATTENTION),
@@ -191,10 +196,16 @@ def verdicts(scores: Scores) -> list[Verdict]:
 
 def _write(study: Study) -> Path:
     claims = verdicts(study.scores)
+    claims.sort(key=lambda each: each.verdict in UNTRIED)
     rows = StudyTable("Claims", MEANING, Verdict._fields, claims)
     content = json.dumps([each._asdict() for each in claims], indent=1)
     replace_file(study.folder / "claims.json", [content.encode()])
-    return write_tables(study.folder, "The claims of the paper", study, before=[rows])
+    counts = Counter(each.verdict for each in claims)
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    verdict = f"Of {len(claims)} claims of the papers: {told}."
+    return write_tables(
+        study.folder, "The claims of the paper", study, verdict=verdict, before=[rows]
+    )
 
 
 MEANING = (

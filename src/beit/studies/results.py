@@ -84,6 +84,10 @@ class Claim(NamedTuple):
     """What tries it, on a GPU if this scale is too small."""
 
 
+UNTRIED = ("not run", "not affordable here")
+"""The verdicts on claims that were not tried, because of their arms or of this scale."""
+
+
 class Verdict(NamedTuple):
     """A claim, and what the study says of it."""
 
@@ -100,7 +104,7 @@ def judge(claim: Claim, scores: Scores) -> Verdict:
     """
     first, second = (scores.get((arm, claim.measure)) for arm in (claim.arm, claim.than))
     if first is None or second is None:
-        verdict = "not run" if claim.arm else "not affordable here"
+        verdict = UNTRIED[0] if claim.arm else UNTRIED[1]
         return Verdict(claim.text, claim.source, verdict, claim.command)
     gain = first.minus(second).interval()
     varied = gain.low < gain.high
