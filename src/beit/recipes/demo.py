@@ -116,6 +116,7 @@ def pretrain() -> PretrainRunConfig:
         model=backbone(),
         masking=UniformMasking(mask_ratio=0.4),
         views=VIEWS,
+        tokenizer_recipe="kmeans",
         evaluation_crop=SIZE / TILE,
         loader=LOADER,
         training=TrainingConfig(
