@@ -106,7 +106,8 @@ def _unsaid(artifact: Artifact, place: Path) -> list[str]:
     unsaid |= {name: value for name, value in here.items()
                if name in there and value != there[name]}  # fmt: skip
     stated, lost = (
-        "; ".join(f"{name} {shown(value)}" for name, value in unsaid.items()
+        "; ".join(f"{name} {value if isinstance(value, str) else shown(value)}"
+                  for name, value in unsaid.items()
                   if (name in STATED) == may_be)
         for may_be in (True, False)
     )  # fmt: skip
