@@ -7,6 +7,7 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.tokenizer import TokenizerHealth, tokenizer_health
+from beit.report.tokenizer import encode, psnr_of
 from beit.tokenizers import build_tokenizer
 from miniature import VAE, Told, draw_images
 
@@ -62,3 +63,14 @@ def test_health_of_a_real_tokenizer():
     )
     assert health.counts.sum() == 8 * 16
     assert 0 < health.psnr < 60
+
+
+def test_a_page_shows_the_psnr_that_is_measured():
+    """Not the mean of the decibels, which images that are decoded well would raise."""
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    images = torch.stack([torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (128, 0)])
+    batch = ImageBatch(images, ("a", "b"))
+    health = tokenizer_health(painter(tokens), [batch], device=CPU)
+    encoded = encode(painter(tokens), batch)
+    assert psnr_of(encoded) == pytest.approx(health.psnr)
+    assert encoded[0].psnr > health.psnr + 30

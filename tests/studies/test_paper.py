@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,6 +144,12 @@ def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypat
     assert "fine-tuned, 1 labels" in core
     assert not core & {"mIoU, linear head", "its updates"}
     page = study_paper(folder, brief(), arms, counts=COUNTS)
+    found_out = (folder / "results.md").read_text().splitlines()[0]
+    assert found_out.startswith(f"Of {len(CLAIMS)} claims of the papers: ")
+    numbers = [
+        int(one) for one in re.findall(r"(\d+) (?:not )?(?:shown|run|affordable)", found_out)
+    ]
+    assert sum(numbers) == len(CLAIMS)
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = {(row["arm"], row["measure"]): row for row in rows}

@@ -55,6 +55,11 @@ class TokenizerHealth(NamedTuple):
         return float(entropy(counts.float()).exp()) < max(2.0, fraction * possible)
 
 
+def decibels(error: float) -> float:
+    """PSNR in dB for a mean squared error of values in [0, 1]; at most 120."""
+    return -10 * math.log10(max(error, 1e-12))
+
+
 @torch.no_grad()
 def tokenizer_health(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
@@ -82,7 +87,7 @@ def tokenizer_health(
         shown += torch.bincount(tokens.flatten()[shows.flatten()], minlength=len(shown)).cpu()
     assert counts.any(), "health needs at least one image"
     return TokenizerHealth(
-        psnr=-10 * math.log10(max(error / values, 1e-12)) if values else math.nan,
+        psnr=decibels(error / values) if values else math.nan,
         codes_in_use=int((counts > 0).sum()),
         perplexity=float(entropy(counts.float()).exp()),
         counts=counts,

@@ -18,6 +18,7 @@ from beit.config.tokenizer import VQKDConfig
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.sources import evenly, spread
+from beit.evaluation.tokenizer import decibels
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts
@@ -53,7 +54,13 @@ class Encoded(NamedTuple):
     tokens: Int64[Tensor, " patches"]
     decoded: UInt8[Tensor, "channels height width"] | None = None
     """None if the tokenizer cannot decode."""
-    psnr: float = math.nan
+    error: float = math.nan
+    """Mean squared error of what is decoded, for values in [0, 1]."""
+
+    @property
+    def psnr(self) -> float:
+        """That error in dB."""
+        return decibels(self.error)
 
 
 class Vocabulary(NamedTuple):
@@ -85,10 +92,15 @@ def encode(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Encoded]:
     columns = [batch.keys, batch.images.cpu(), tokens.cpu()]
     if tokenizer.can_decode:
         decoded = tokenizer.decode(tokens)
-        errors = (decoded - pixels).square().flatten(1).mean(dim=1).clamp_min(1e-12)
+        errors = (decoded - pixels).square().flatten(1).mean(dim=1)
         columns.append((decoded.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-        columns.append((-10 * errors.log10()).tolist())
+        columns.append(errors.tolist())
     return [Encoded(*row) for row in zip(*columns, strict=True)]
+
+
+def psnr_of(encoded: Sequence[Encoded]) -> float:
+    """PSNR of the error over all images, as `beit.evaluation.tokenizer` measures it."""
+    return decibels(sum(one.error for one in encoded) / len(encoded))
 
 
 def vocabulary(encoded: Sequence[Encoded], codes: int, stride: int) -> Vocabulary:
@@ -157,8 +169,7 @@ def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
         rows=[(name, _example(encoded[index], tokenizer)) for name, index in order],
         can_decode=tokenizer.can_decode,
         images=len(encoded),
-        # Of the mean error, as it is measured on held-out images.
-        psnr=-10 * math.log10(sum(10 ** (-one.psnr / 10) for one in encoded) / len(encoded)),
+        psnr=psnr_of(encoded),
     )
     found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
     codes = render(

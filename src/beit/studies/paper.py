@@ -201,8 +201,8 @@ def _write(study: Study) -> Path:
     content = json.dumps([each._asdict() for each in claims], indent=1)
     replace_file(study.folder / "claims.json", [content.encode()])
     counts = Counter(each.verdict for each in claims)
-    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    verdict = f"Of {len(claims)} claims of the papers: {told}."
+    tally = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    verdict = f"Of {len(claims)} claims of the papers: {tally}."
     return write_tables(
         study.folder, "The claims of the paper", study, verdict=verdict, before=[rows]
     )
